@@ -1,0 +1,1 @@
+"""Pure tensor maths: pseudo-gradients -> an immutable fitted curvature that whitens."""

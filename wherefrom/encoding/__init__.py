@@ -1,0 +1,1 @@
+"""Fitted encoders: a document's whitened gradient -> the vector that is stored and searched."""
