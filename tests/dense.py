@@ -113,8 +113,12 @@ def gauss_newton(pseudo: Sequence[Sequence[Tensor]]) -> Tensor:
     return total / len(pseudo)
 
 
-def influence(blocks: Sequence[Tensor], queries: Sequence[Tensor], documents: Sequence[Tensor],
-              damping: Sequence[float]) -> Tensor:
+def influence(
+    blocks: Sequence[Tensor],
+    queries: Sequence[Tensor],
+    documents: Sequence[Tensor],
+    damping: Sequence[float],
+) -> Tensor:
     """``(1/N) sum_l q_l^T (G_l + lambda_l I)^-1 g_l``: ``[query, document]``.
 
     Args:

@@ -49,8 +49,14 @@ def llama(**overrides: object) -> nn.Module:
 
     torch.manual_seed(2)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=12, intermediate_size=10, num_hidden_layers=2,
-        num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=32, **overrides,
+        vocab_size=VOCABULARY,
+        hidden_size=12,
+        intermediate_size=10,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        **overrides,
     )
     return _settled(LlamaForCausalLM(config))
 
@@ -60,8 +66,13 @@ def gpt2() -> nn.Module:
 
     torch.manual_seed(3)
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=12, n_layer=2, n_head=3, n_positions=32,
-        bos_token_id=0, eos_token_id=0,
+        vocab_size=VOCABULARY,
+        n_embd=12,
+        n_layer=2,
+        n_head=3,
+        n_positions=32,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return _settled(GPT2LMHeadModel(config))
 
@@ -71,8 +82,12 @@ def gpt_neox() -> nn.Module:
 
     torch.manual_seed(4)
     config = GPTNeoXConfig(
-        vocab_size=VOCABULARY, hidden_size=12, intermediate_size=14, num_hidden_layers=2,
-        num_attention_heads=3, max_position_embeddings=32,
+        vocab_size=VOCABULARY,
+        hidden_size=12,
+        intermediate_size=14,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=32,
     )
     return _settled(GPTNeoXForCausalLM(config))
 
@@ -133,16 +148,24 @@ def classifier_case(name: str, model: nn.Module, inputs: int = 5, classes: int =
     x = torch.randn(8, inputs, dtype=torch.float64, generator=generator)
     y = torch.randint(0, classes, (8,), generator=generator)
     return Case(
-        name, model, "linear", Classification(),
-        lambda rows: stack_examples(x[rows], y[rows], [f"d{i}" for i in rows]), 8,
+        name,
+        model,
+        "linear",
+        Classification(),
+        lambda rows: stack_examples(x[rows], y[rows], [f"d{i}" for i in rows]),
+        8,
     )
 
 
 def lm_case(name: str, model: nn.Module, layers: str | tuple[str, ...]) -> Case:
     documents = token_documents()
     return Case(
-        name, model, layers, CausalLM(),
-        lambda rows: pad_tokens([documents[i] for i in rows], [f"d{i}" for i in rows]), 6,
+        name,
+        model,
+        layers,
+        CausalLM(),
+        lambda rows: pad_tokens([documents[i] for i in rows], [f"d{i}" for i in rows]),
+        6,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dense
 import pytest
 import torch
-from small_models import CASES, Case, llama, lm_case, mlp
 from torch import Tensor, nn
 
+import dense
+from small_models import CASES, Case, llama, lm_case, mlp
 from wherefrom.errors import ModelError
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
@@ -108,7 +108,9 @@ def test_layers_that_share_an_input_share_the_tensor() -> None:
     seen: dict[str, LayerPair] = {}
     with extractor.session():
         true_gradients(
-            extractor, case.batch([0, 1]), lambda p: seen.update({extractor.layers[p.layer].name: p})
+            extractor,
+            case.batch([0, 1]),
+            lambda p: seen.update({extractor.layers[p.layer].name: p}),
         )
     gate, up = (seen[f"model.layers.0.mlp.{n}_proj"] for n in ("gate", "up"))
     assert gate.activations is up.activations
@@ -164,7 +166,7 @@ class TestSelection:
             select_layers(llama(tie_word_embeddings=True), "lm_head")
 
     def test_no_linear_layer(self) -> None:
-        with pytest.raises(ModelError, match="no nn.Linear"):
+        with pytest.raises(ModelError, match=r"no nn\.Linear"):
             select_layers(nn.Sequential(nn.Tanh()))
 
     def test_mlp_of_a_model_without_one(self) -> None:

@@ -161,16 +161,16 @@ class FittedEKFAC:
         Raises:
             CurvatureError: Tensors are missing or of the wrong shape for the layers.
         """
-        bases, eigenvalues = [], []
+        bases: list[Eigenbasis] = []
+        eigenvalues: list[Tensor] = []
         for i, layer in enumerate(layers):
             try:
-                q_in = bases[leader].q_in if (leader := int(tensors[f"{i}.input_of"])) < i else (
-                    tensors[f"{i}.q_in"]
-                )
+                leader = int(tensors[f"{i}.input_of"])
+                q_in = bases[leader].q_in if leader < i else tensors[f"{i}.q_in"]
                 q_out, values = tensors[f"{i}.q_out"], tensors[f"{i}.eigenvalues"]
             except (KeyError, IndexError) as error:
                 raise CurvatureError(
-                    f"the stored curvature lacks {error} for layer {layer.name!r}; rebuild the index"
+                    f"the stored curvature of layer {layer.name!r} lacks {error}; rebuild the index"
                 ) from error
             d_out, d_in = layer.shape
             if (tuple(q_in.shape), tuple(q_out.shape), tuple(values.shape)) != (

@@ -1,1 +1,1 @@
-"""Gradients: a model and a batch in, per-example and per-layer gradient factors out."""
+"""Model + batch -> each document's per-layer (activation, output gradient) pairs."""

@@ -125,8 +125,7 @@ def _untrimmed(
     """
     empty = (starts == ends) & ~special
     ends = np.where(empty & (_end_before(ends, base) >= starts), starts + 1, ends)
-    starts = np.where(empty, np.minimum(_end_before(ends, base), starts), starts)
-    return starts, np.where(empty, np.maximum(ends, starts + 1), ends)
+    return np.where(empty, np.minimum(_end_before(ends, base), starts), starts), ends
 
 
 def _end_before(ends: Integers, base: Integers) -> Integers:

@@ -115,4 +115,3 @@ def batch_by_length(
         batches.append(order[start : start + count])
         start += count
     return batches
-

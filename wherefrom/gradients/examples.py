@@ -60,9 +60,7 @@ class TextExamples:
 
     def batch(self, chosen: np.ndarray) -> Batch:
         """The chosen documents, padded on the right."""
-        return pad_tokens(
-            [self._tokenised[i] for i in chosen], [self._doc_ids[i] for i in chosen]
-        )
+        return pad_tokens([self._tokenised[i] for i in chosen], [self._doc_ids[i] for i in chosen])
 
 
 class TensorExamples:

@@ -141,7 +141,7 @@ class Forward:
         ]
 
     def backward(self, scalar: Tensor, consume: Consumer, *, last: bool = True) -> None:
-        """Differentiate ``scalar`` (a sum over documents) and hand each layer's pair to ``consume``.
+        """Differentiate ``scalar`` (a sum over documents); ``consume`` gets each layer's pair.
 
         Args:
             scalar: Zero-dimensional, a function of ``outputs``.
@@ -215,7 +215,7 @@ class Forward:
                 masks.append(attended.new_ones((len(attended), 1)))
             else:
                 raise ModelError(
-                    f"layer {layer.name!r} sees {activation.shape[1]} positions where the batch has "
+                    f"layer {layer.name!r} sees {activation.shape[1]} positions, the batch has "
                     f"{attended.shape[1]}; padding cannot be told apart: build with batch_size=1"
                 )
         return torch.cat(masks, 1) if len(masks) > 1 else masks[0]
@@ -314,7 +314,9 @@ class GradientExtractor:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: Any, output: Tensor) -> Tensor:
             recorder = self._recorder
             if recorder is None:
-                raise ModelError("the model ran inside a gradient session but not through forward()")
+                raise ModelError(
+                    "the model ran inside a gradient session but not through forward()"
+                )
             given = inputs[0] if inputs else next(iter(named.values()))
             recorder.saw(layer, given)
             result: Tensor = _Tap.apply(  # type: ignore[no-untyped-call]

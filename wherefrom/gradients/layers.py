@@ -86,7 +86,7 @@ def _shared_with_unsupported(model: nn.Module, module: nn.Module) -> str | None:
         if other is module or _dimensions(other) is not None:
             continue
         if any(p is module.weight for p in other.parameters(recurse=False)):
-            return name
+            return str(name)
     return None
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its customary name)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wherefrom.errors import ModelError
@@ -34,7 +34,7 @@ class Objective(ABC):
 
     @abstractmethod
     def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """``[doc]`` log-likelihood of ``targets`` in nats, summed over a document's scored positions."""
+        """``[doc]`` log-likelihood of ``targets`` in nats, summed over scored positions."""
 
 
 class Categorical(Objective):
@@ -105,7 +105,7 @@ class Classification(Categorical):
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
-                f"{type(model).__name__} returned {shape}; classification wants logits [doc, class]: "
-                "give your own wf.Objective"
+                f"{type(model).__name__} returned {shape}; classification wants logits "
+                "[doc, class]: give your own wf.Objective"
             )
         return logits

@@ -1,0 +1,61 @@
+"""Which training documents made this model say that? A search index over training data."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wherefrom.api import build, open
+    from wherefrom.errors import WherefromError
+    from wherefrom.gradients.objectives import Categorical, CausalLM, Classification, Objective
+    from wherefrom.query.answer import Answer
+    from wherefrom.query.index import Index
+    from wherefrom.records import Certificate, Document, Hit, Message, Query
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "wherefrom.query.answer",
+    "Categorical": "wherefrom.gradients.objectives",
+    "CausalLM": "wherefrom.gradients.objectives",
+    "Certificate": "wherefrom.records",
+    "Classification": "wherefrom.gradients.objectives",
+    "Document": "wherefrom.records",
+    "Hit": "wherefrom.records",
+    "Index": "wherefrom.query.index",
+    "Message": "wherefrom.records",
+    "Objective": "wherefrom.gradients.objectives",
+    "Query": "wherefrom.records",
+    "WherefromError": "wherefrom.errors",
+    "build": "wherefrom.api",
+    "open": "wherefrom.api",
+}
+
+__all__ = [
+    "Answer",
+    "Categorical",
+    "CausalLM",
+    "Certificate",
+    "Classification",
+    "Document",
+    "Hit",
+    "Index",
+    "Message",
+    "Objective",
+    "Query",
+    "WherefromError",
+    "build",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import wherefrom`` loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wherefrom' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,10 @@
+"""``python -m wherefrom``: the same as the ``wherefrom`` command."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    from wherefrom.cli.main import main
+
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""``wherefrom.build`` and ``wherefrom.open``: the two ways to an :class:`Index`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from wherefrom.gradients.fisher import Fisher
+from wherefrom.gradients.objectives import Objective
+from wherefrom.indexer.builder import Documents, IndexBuilder
+from wherefrom.indexer.options import BuildOptions
+from wherefrom.query.index import Index
+from wherefrom.records import Progress
+
+__all__ = ["build", "open"]
+
+
+def build(
+    model: nn.Module | str | os.PathLike[str],
+    documents: Documents,
+    path: str | os.PathLike[str],
+    *,
+    objective: Objective | None = None,
+    curvature: str = "ekfac",
+    damping: float = 0.1,
+    fisher: Fisher | None = None,
+    layers: str | Sequence[str] | None = None,
+    encoder: str = "auto",
+    bytes_per_document: int = 4096,
+    fit_documents: int | float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    metadata_columns: Collection[str] | None = None,
+    progress: Progress | None = None,
+    replay: str | None = None,
+) -> Index:
+    """Index a training corpus by influence on a model.
+
+    Args:
+        model: An ``nn.Module``, or the path (or locally cached id) of a Hugging Face causal
+            language model.
+        documents: A path (.jsonl, .jsonl.gz, .csv, .parquet, .txt, a folder of text, a saved
+            ``datasets`` folder), an iterable of :class:`Document`, or ``(inputs, targets)`` tensors
+            for a classifier.
+        path: The directory to make.
+        objective: ``CausalLM(tokenizer)``, ``Classification()`` or your own; by default the first
+            for text and the second for tensors.
+        curvature: ``ekfac``.
+        damping: lambda of each layer in units of its mean eigenvalue, > 0.
+        fisher: Where the curvature's labels come from: ``sampled`` from the model (default for
+            language models), ``expected`` over all classes (default for classifiers of up to 1000
+            classes) or ``empirical``, the true labels.
+        layers: ``mlp`` (default for transformers), ``attention``, ``linear`` (default elsewhere),
+            or glob patterns of module names.
+        encoder: ``sketch`` (float16), ``none`` (all coordinates, float32), or ``auto``: ``none`` if
+            that fits the budget.
+        bytes_per_document: Budget of a stored vector.
+        fit_documents: Fit the curvature on so many documents (int) or such a share (float), chosen
+            by a hash of their ids; all by default.
+        batch_size: Most documents that run together.
+        seed: Of everything random.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        overwrite: Replace an index at ``path``; anything else there is left alone.
+        metadata_columns: For a path, the columns to keep as metadata; all by default.
+        progress: Called as ``progress(phase, done, total)``.
+        replay: The command that builds this index again, to be recorded in the manifest.
+
+    Returns:
+        The index, open.
+
+    Raises:
+        WherefromError: With one line that says what is wrong and what to do; nothing half-built is
+            left.
+    """
+    options = BuildOptions(
+        curvature=curvature,
+        damping=damping,
+        fisher=fisher,
+        layers=layers,
+        encoder=encoder,
+        bytes_per_document=bytes_per_document,
+        fit_documents=fit_documents,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    builder = IndexBuilder(
+        model,
+        documents,
+        path,
+        options,
+        objective=objective,
+        device=device,
+        overwrite=overwrite,
+        metadata_columns=metadata_columns,
+        progress=progress,
+        replay=replay,
+    )
+    built = builder.run()
+    handed = None if isinstance(model, (str, os.PathLike)) else model
+    return Index(built, model=handed, objective=objective, device=device)
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    model: nn.Module | str | os.PathLike[str] | None = None,
+    objective: Objective | None = None,
+    device: str = "auto",
+) -> Index:
+    """Open an index and the model it was built with.
+
+    Args:
+        path: The index.
+        model: The model; by default the one the manifest names. An index over a model from memory
+            opens without it, but cannot be asked then.
+        objective: Needed for an objective of your own only.
+        device: Where to run the model.
+
+    Raises:
+        NotAnIndexError: The path holds no index.
+        UnfinishedIndexError: It holds an interrupted build.
+        MismatchError: Model or tokenizer is another one; the message says which.
+        ModelError: The model cannot be loaded.
+        IntegrityError: Files are missing or damaged.
+    """
+    return Index(path, model=model, objective=objective, device=device)

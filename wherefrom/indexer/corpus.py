@@ -1,0 +1,314 @@
+"""The corpus: documents checked one by one, and held on disk so that they can be read again.
+
+Building an index takes several passes over documents that may come from a generator and may not
+fit in memory. :meth:`Corpus.spool` reads them once, checks what only shows over the whole corpus
+(repeated ids, columns whose values disagree in type) and writes them to a temporary file of
+canonical JSON lines, whose SHA-256 is the corpus's content hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+from wherefrom.errors import CorpusError, StorageError
+from wherefrom.indexer.readers import read_documents
+from wherefrom.indexer.rows import metadata_value
+from wherefrom.records import Document, Message, MetadataValue
+
+__all__ = ["ColumnType", "Corpus", "read_corpus"]
+
+ColumnType = Literal["string", "int64", "float64", "bool"]
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def read_corpus(
+    source: str | os.PathLike[str] | Iterable[Document],
+    *,
+    metadata_columns: Collection[str] | None = None,
+) -> Iterator[Document]:
+    """Stream the documents of a path or an iterable, each one checked.
+
+    Args:
+        source: A path that :func:`~wherefrom.indexer.readers.read_documents` reads, or documents.
+        metadata_columns: For a path, the columns to keep as metadata; all by default.
+
+    Raises:
+        CorpusError: ``source`` is neither, holds no documents, or holds one that cannot be
+            indexed: no id, text that is not valid Unicode, spans outside the text, nested metadata.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        documents: Iterable[Document] = read_documents(source, metadata_columns=metadata_columns)
+    elif isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
+        documents = source
+    else:
+        raise CorpusError(
+            f"documents are a value of type {type(source).__name__}; give a path or an iterable "
+            "of wherefrom.Document"
+        )
+    return _checked_documents(documents)
+
+
+def _checked_documents(documents: Iterable[Document]) -> Iterator[Document]:
+    position = 0
+    for position, document in enumerate(documents, start=1):
+        yield _checked(document, position)
+    if position == 0:
+        raise CorpusError("the corpus holds no documents; give at least one")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Documents on disk: sized, iterable any number of times in one order, typed, hashed.
+
+    Made by :meth:`spool`. A context manager; leaving it removes the file.
+
+    Attributes:
+        path: The file of canonical JSON lines.
+        documents: Number of documents.
+        metadata: Type of every metadata column, in order of first appearance.
+        content_sha256: SHA-256 (hex) of the file, which holds ids, texts, scored spans and
+            metadata in order, and nothing that depends on the machine.
+    """
+
+    path: Path
+    documents: int
+    metadata: Mapping[str, ColumnType]
+    content_sha256: str
+
+    @classmethod
+    def spool(cls, documents: Iterable[Document], directory: str | os.PathLike[str]) -> Corpus:
+        """Write ``documents`` to a temporary file in ``directory``, in one pass.
+
+        Memory holds one document at a time and 16 bytes of digest per id.
+
+        Raises:
+            CorpusError: There are no documents, an id repeats, a document cannot be indexed, or a
+                column mixes types. Whatever is raised, no file is left.
+            StorageError: The disk refused a write.
+        """
+        path = _new_file(Path(directory))
+        try:
+            return cls._written(documents, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def _written(cls, documents: Iterable[Document], path: Path) -> Corpus:
+        content, seen = hashlib.sha256(), set[bytes]()
+        columns: dict[str, _Column] = {}
+        with _writer(path) as stream:
+            for document in _checked_documents(documents):
+                key = hashlib.blake2b(document.doc_id.encode(), digest_size=16).digest()
+                if key in seen:
+                    with _storing(path):
+                        stream.flush()
+                    raise CorpusError(_duplicate(path, document.doc_id, len(seen) + 1))
+                seen.add(key)
+                for name, value in document.metadata.items():
+                    columns.setdefault(name, _Column(name, {})).admit(value, document.doc_id)
+                line = _canonical(document)
+                content.update(line)
+                with _storing(path):
+                    stream.write(line)
+        types = {name: column.type for name, column in columns.items()}
+        return cls(path, len(seen), types, content.hexdigest())
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self.documents
+
+    def __iter__(self) -> Iterator[Document]:
+        """Stream the documents in order, each with every metadata column.
+
+        Raises:
+            StorageError: The file cannot be read any more, for one because the corpus is closed.
+        """
+        with _storing(self.path):
+            stream = self.path.open("rb")
+        with stream:
+            for line in stream:
+                yield _restored(line, self.metadata)
+
+    def __enter__(self) -> Corpus:
+        """Return the corpus itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove the file; the corpus cannot be iterated afterwards. Safe to call twice."""
+        with _storing(self.path):
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A metadata column: the types met so far, each with the first document that has it."""
+
+    name: str
+    first: dict[ColumnType, str]
+
+    def admit(self, value: MetadataValue, doc_id: str) -> None:
+        if value is None:
+            return
+        kind = self._kind(value, doc_id)
+        self.first.setdefault(kind, doc_id)
+        if len(self.first) > 1 and not self.first.keys() <= {"int64", "float64"}:
+            one, other = list(self.first.items())[-2:]
+            raise CorpusError(
+                f"metadata column {self.name!r} is {one[0]} in document {one[1]!r} and {other[0]} "
+                f"in document {other[1]!r}; give it one type"
+            )
+
+    def _kind(self, value: MetadataValue, doc_id: str) -> ColumnType:
+        if isinstance(value, bool):
+            return "bool"
+        if isinstance(value, int):
+            if value not in _INT64:
+                raise CorpusError(
+                    f"metadata column {self.name!r} of document {doc_id!r} holds an integer beyond "
+                    "64 bits; store it as text"
+                )
+            return "int64"
+        return "float64" if isinstance(value, float) else "string"
+
+    @property
+    def type(self) -> ColumnType:
+        """The type of all values; a column without any is ``string``."""
+        return "float64" if "float64" in self.first else next(iter(self.first), "string")
+
+
+def _checked(document: object, position: int) -> Document:
+    """The document with plain metadata values, or the error that names what is wrong with it."""
+    if not isinstance(document, Document):
+        raise CorpusError(
+            f"document {position} is a value of type {type(document).__name__}; "
+            "give wherefrom.Document objects"
+        )
+    if not isinstance(document.doc_id, str) or not document.doc_id:
+        raise CorpusError(f"document {position} has the id {document.doc_id!r}; ids are text")
+    where = f"document {document.doc_id!r}"
+    if not isinstance(document.text, str):
+        raise CorpusError(f"{where}: the text is of type {type(document.text).__name__}; give str")
+    turns = [text for turn in document.messages or () for text in (turn.role, turn.content)]
+    for text in (document.doc_id, document.text, *turns):
+        _require_unicode(text, where)
+    scored = document.scored and tuple((int(start), int(end)) for start, end in document.scored)
+    for start, end in scored or ():
+        if not 0 <= start <= end <= len(document.text):
+            raise CorpusError(
+                f"{where}: the scored span ({start}, {end}) is not within its text of "
+                f"{len(document.text)} characters"
+            )
+    metadata = {name: _plain(name, value, where) for name, value in document.metadata.items()}
+    return replace(document, metadata=metadata, scored=scored)
+
+
+def _plain(name: object, value: object, where: str) -> MetadataValue:
+    if not isinstance(name, str) or not name:
+        raise CorpusError(f"{where}: metadata column {name!r}: names are text")
+    try:
+        plain = metadata_value(value)
+    except TypeError as error:
+        raise CorpusError(f"{where}: metadata column {name!r}: {error}") from None
+    _require_unicode(name, where)
+    if isinstance(plain, str):
+        _require_unicode(plain, f"{where}: metadata column {name!r}")
+    return plain
+
+
+def _require_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{where}: not valid Unicode (a lone surrogate U+{ord(text[error.start]):04X} at "
+            f"character {error.start}); replace or remove it"
+        ) from None
+
+
+def _canonical(document: Document) -> bytes:
+    record = {
+        "doc_id": document.doc_id,
+        "text": document.text,
+        "metadata": {name: v for name, v in document.metadata.items() if v is not None},
+        "scored": document.scored,
+        "messages": document.messages
+        and [(message.role, message.content) for message in document.messages],
+        "special_tokens": document.special_tokens,
+        "parent_id": document.parent_id,
+        "char_start": document.char_start,
+    }
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _restored(line: bytes, columns: Mapping[str, ColumnType]) -> Document:
+    record = json.loads(line)
+    values = record.pop("metadata")
+    metadata = {name: values.get(name) for name in columns}
+    for name, value in metadata.items():
+        if columns[name] == "float64" and value is not None:
+            metadata[name] = float(value)
+    scored, messages = record.pop("scored"), record.pop("messages")
+    return Document(
+        metadata=metadata,
+        scored=None if scored is None else tuple((start, end) for start, end in scored),
+        messages=None if messages is None else tuple(Message(*turn) for turn in messages),
+        **record,
+    )
+
+
+def _duplicate(path: Path, doc_id: str, position: int) -> str:
+    with path.open("rb") as stream:
+        ids = (json.loads(line)["doc_id"] for line in stream)
+        first = next(number for number, other in enumerate(ids, start=1) if other == doc_id)
+    return f"doc_id {doc_id!r} is given to documents {first} and {position}; make the ids unique"
+
+
+def _new_file(directory: Path) -> Path:
+    with _storing(directory):
+        handle, name = tempfile.mkstemp(dir=directory, prefix="corpus-", suffix=".jsonl")
+        os.close(handle)
+    return Path(name)
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, closed so that a full disk still shows as a ``StorageError``."""
+    with _storing(path):
+        stream = path.open("wb")
+    try:
+        yield stream
+    finally:
+        with _storing(path):
+            stream.close()
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: the corpus cannot be held there ({error.strerror or error}); "
+            "free some space or choose another folder"
+        ) from error

@@ -1,0 +1,62 @@
+"""How to build an index: every choice, checked before anything is read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wherefrom.errors import CurvatureError, WherefromError
+from wherefrom.gradients.fisher import Fisher
+
+__all__ = ["SMALLEST_BUDGET", "BuildOptions"]
+
+SMALLEST_BUDGET = 64
+"""Fewest bytes a stored vector may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build; see :func:`wherefrom.build` for what each means."""
+
+    curvature: str = "ekfac"
+    damping: float = 0.1
+    fisher: Fisher | None = None
+    layers: str | Sequence[str] | None = None
+    encoder: str = "auto"
+    bytes_per_document: int = 4096
+    fit_documents: int | float | None = None
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no build could do, before anything is read or written.
+
+        Raises:
+            WherefromError: An option is out of range.
+        """
+        if self.curvature != "ekfac":
+            raise CurvatureError(f"curvature {self.curvature!r} is unknown; choose 'ekfac'")
+        if not 0.0 < self.damping < float("inf"):
+            raise CurvatureError(
+                f"damping={self.damping} is not allowed; give a number > 0, as 0.1"
+            )
+        if self.fisher not in (None, "sampled", "expected", "empirical"):
+            raise CurvatureError(
+                f"fisher={self.fisher!r} is unknown; choose 'sampled', 'expected' or 'empirical'"
+            )
+        if self.encoder not in ("auto", "sketch", "none"):
+            raise WherefromError(
+                f"encoder={self.encoder!r} is unknown; choose 'auto', 'sketch' or 'none'"
+            )
+        if self.bytes_per_document < SMALLEST_BUDGET:
+            raise WherefromError(
+                f"bytes_per_document={self.bytes_per_document} is too small; give at least "
+                f"{SMALLEST_BUDGET}"
+            )
+        share = self.fit_documents
+        if share is not None and not (share >= 1 if isinstance(share, int) else 0.0 < share <= 1.0):
+            raise WherefromError(
+                f"fit_documents={share} is not allowed; give a count >= 1 or a share in (0, 1]"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise WherefromError(f"batch_size={self.batch_size} is not allowed; give at least 1")

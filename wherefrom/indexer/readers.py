@@ -1,0 +1,257 @@
+"""Readers: a path to a corpus in, its documents out, one at a time.
+
+Every format is first a stream of rows; :mod:`wherefrom.indexer.rows` says what a row means. No
+reader holds more than a few rows of a file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wherefrom.errors import CorpusError, MissingExtraError
+from wherefrom.indexer.csv_rows import csv_rows
+from wherefrom.indexer.rows import document_from_row
+from wherefrom.records import Document
+
+__all__ = ["SUPPORTED_FORMATS", "document_from_row", "read_documents"]
+
+SUPPORTED_FORMATS = (
+    ".jsonl, .json (one object per line), .csv, .txt and .md (these also as .gz), .parquet, "
+    "a folder of .txt/.md files, a folder saved by `datasets`"
+)
+
+Row = tuple[str, object]
+"""Where the row stands, for messages, and the row."""
+
+_TEXT_SUFFIXES = (".txt", ".md")
+_ROWS_PER_BATCH = 256
+
+
+def read_documents(
+    path: str | os.PathLike[str], *, metadata_columns: Collection[str] | None = None
+) -> Iterator[Document]:
+    """Stream the documents of a file or a folder.
+
+    Args:
+        path: One of :data:`SUPPORTED_FORMATS`. ``folder#split`` picks one split of a saved
+            ``DatasetDict``.
+        metadata_columns: The columns to keep as metadata; all by default.
+
+    Returns:
+        The documents in the file's order. A text file is one document, whose id is the file's
+        name (its path relative to the folder, when a folder was given).
+
+    Raises:
+        CorpusError: The path is missing, unreadable, of an unknown kind, or holds no documents
+            (at once); a row is malformed (when it is reached).
+        MissingExtraError: The folder was saved by ``datasets``, which is not installed.
+    """
+    source, split = _located(path)
+    with _reading(source):
+        rows = _rows(source, split)
+    return _documents(rows, source, metadata_columns)
+
+
+def _documents(
+    rows: Iterator[Row], source: Path, metadata_columns: Collection[str] | None
+) -> Iterator[Document]:
+    stem = source.name.split(".")[0] or "document"
+    ordinal, columns = -1, dict[str, None]()
+    for ordinal, (where, row) in enumerate(rows):
+        if isinstance(row, Mapping):
+            columns.update(dict.fromkeys(row))
+        yield document_from_row(row, where, ordinal, stem=stem, metadata_columns=metadata_columns)
+    if ordinal < 0:
+        raise CorpusError(f"{source} holds no documents; give a corpus of at least one")
+    unknown = [name for name in metadata_columns or () if name not in columns]
+    if unknown:
+        raise CorpusError(
+            f"{source} has no column {', '.join(map(repr, unknown))}; its columns are "
+            f"{', '.join(map(repr, columns))}"
+        )
+
+
+def _located(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    whole = Path(path)
+    with _reading(whole):
+        if whole.exists():
+            return whole, None
+        folder, hash_mark, split = os.fspath(path).rpartition("#")
+        if hash_mark and Path(folder).is_dir():
+            return Path(folder), split
+    raise CorpusError(f"{whole} does not exist; give a corpus: {SUPPORTED_FORMATS}")
+
+
+def _rows(source: Path, split: str | None) -> Iterator[Row]:
+    if source.is_dir():
+        if any((source / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return _dataset_rows(source, split)
+        if split is None:
+            return _folder_rows(source)
+    if split is not None:
+        raise CorpusError(f"{source} has no split {split!r}: only a saved DatasetDict has splits")
+    if not source.is_file():
+        raise CorpusError(f"{source} is neither a file nor a folder; give {SUPPORTED_FORMATS}")
+    name = source.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    reader = _READERS.get(suffix)
+    if reader is None or (suffix == ".parquet" and name.endswith(".gz")):
+        raise CorpusError(
+            f"{source}: files of kind {Path(name).suffix or 'without suffix'!r} are not read; "
+            f"give {SUPPORTED_FORMATS}"
+        )
+    return reader(source)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(
+                f"{where}: malformed JSON ({error.msg}, column {error.colno}); "
+                "write one whole JSON object per line"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where}: JSON that cannot be read ({error})") from None
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    return csv_rows(lambda: (line for _, line in _lines(path)), path)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    with _reading(path):
+        try:
+            with pq.ParquetFile(path) as table:
+                batches = table.iter_batches(batch_size=_ROWS_PER_BATCH)
+                rows = (row for batch in batches for row in batch.to_pylist())
+                for number, row in enumerate(rows, start=1):
+                    yield f"{path} row {number}", row
+        except (pa.ArrowException, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CorpusError(f"{path} is not a readable Parquet file ({reason})") from None
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    text = _whole_text(path)
+    if text:
+        yield str(path), {"doc_id": path.name, "text": text}
+
+
+def _folder_rows(folder: Path) -> Iterator[Row]:
+    names = sorted(
+        (Path(parent) / name).relative_to(folder).as_posix()
+        for parent, _, files in os.walk(folder, onerror=_refuse)
+        for name in files
+        if Path(name).suffix.lower() in _TEXT_SUFFIXES
+    )
+    if not names:
+        raise CorpusError(f"{folder} holds no .txt or .md file; give {SUPPORTED_FORMATS}")
+    return (
+        (str(folder / name), {"doc_id": name, "text": _whole_text(folder / name)}) for name in names
+    )
+
+
+def _refuse(error: OSError) -> None:
+    """Stop at a folder that cannot be listed, which ``os.walk`` would pass over in silence."""
+    raise error
+
+
+def _dataset_rows(folder: Path, split: str | None) -> Iterator[Row]:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(
+            f"{folder} was saved by `datasets`, which is not installed: "
+            "pip install 'wherefrom[datasets]'"
+        ) from None
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise CorpusError(f"{folder} is not a readable saved dataset ({reason})") from None
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            asked = "" if split is None else f", not {split!r}"
+            raise CorpusError(
+                f"{folder} holds the splits {', '.join(map(repr, dataset))}{asked}; "
+                f"name one as {folder}#{next(iter(dataset), 'train')}"
+            )
+        dataset = dataset[split]
+    elif split is not None:
+        raise CorpusError(f"{folder} holds one dataset without splits; leave out #{split}")
+    rows = cast("Any", dataset).with_format(None)
+    return ((f"{folder} row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+    **dict.fromkeys(_TEXT_SUFFIXES, _text_rows),
+}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in what the operating system or the decompressor complains about."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise CorpusError(f"{path} is not a whole gzip file ({error}); compress it anew") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CorpusError(
+            f"{path} cannot be read ({reason}); check the path and its rights"
+        ) from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    offset = 0
+    with _reading(path), _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            yield number, _decoded(line, f"{path} line {number}", offset)
+            offset += len(line)
+
+
+def _whole_text(path: Path) -> str:
+    with _reading(path), _open(path) as stream:
+        return _decoded(stream.read(), str(path), 0)
+
+
+def _decoded(data: bytes, where: str, offset: int) -> str:
+    if b"\0" in data:
+        position = offset + data.index(b"\0")
+        raise CorpusError(
+            f"{where}: a NUL byte at offset {position}: a binary file; give UTF-8 text"
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        position = offset + error.start
+        raise CorpusError(
+            f"{where}: not UTF-8 (byte 0x{data[error.start]:02x} at offset {position}); "
+            "convert the file to UTF-8"
+        ) from None
+    mark = codecs.BOM_UTF8.decode()
+    return text.removeprefix(mark) if offset == 0 else text

@@ -1,0 +1,167 @@
+"""What a build goes over, several times: documents of text on disk, or tensors in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wherefrom.errors import CorpusError
+from wherefrom.gradients.batches import document_key
+from wherefrom.gradients.counter import key_of, uniforms
+from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples
+from wherefrom.indexer.corpus import Corpus
+from wherefrom.records import Document
+from wherefrom.store import InputRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from wherefrom.store.manifest import ColumnType
+
+__all__ = ["Shard", "Source", "TensorSource", "TextSource", "sample"]
+
+
+class Shard(Protocol):
+    """Consecutive documents, ready for the model and for the store."""
+
+    documents: Sequence[Document]
+    examples: Examples
+    inputs: NDArray[Any] | None
+    targets: NDArray[Any] | None
+
+
+class _Shard:
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        examples: Examples,
+        inputs: NDArray[Any] | None = None,
+        targets: NDArray[Any] | None = None,
+    ) -> None:
+        self.documents = documents
+        self.examples = examples
+        self.inputs = inputs
+        self.targets = targets
+
+
+class Source(Protocol):
+    """Documents that can be gone over again and again, in one order."""
+
+    metadata: dict[str, ColumnType]
+    inputs: InputRecord | None
+    content_sha256: str
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        ...
+
+    def doc_ids(self) -> Iterator[str]:
+        """Their ids, in order."""
+        ...
+
+    def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
+        """Documents in order, ``size`` at a time; ``chosen`` keeps some of them."""
+        ...
+
+
+class TextSource:
+    """A spooled corpus of passages, tokenised shard by shard."""
+
+    inputs: InputRecord | None = None
+
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.metadata = dict(corpus.metadata)
+        self.content_sha256 = corpus.content_sha256
+        self._corpus = corpus
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return len(self._corpus)
+
+    def doc_ids(self) -> Iterator[str]:
+        """Ids of the passages."""
+        return (document.doc_id for document in self._corpus)
+
+    def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
+        """Passages in order, tokenised."""
+        documents = (
+            document for i, document in enumerate(self._corpus) if chosen is None or bool(chosen[i])
+        )
+        while part := list(islice(documents, size)):
+            yield _Shard(part, TextExamples.of(part, self._tokenizer))
+
+
+class TensorSource:
+    """``(inputs, targets)`` tensors; documents are named by their position."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+            raise CorpusError("documents are a pair that is not of tensors; give (inputs, targets)")
+        if inputs.ndim < 2 or len(inputs) != len(targets) or len(inputs) == 0:
+            raise CorpusError(
+                f"inputs have shape {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give "
+                "inputs [document, ...] and one target each, at least one"
+            )
+        self._inputs = inputs.detach().cpu().contiguous().numpy()
+        self._targets = targets.detach().cpu().contiguous().numpy()
+        if not np.isfinite(self._inputs).all():
+            bad = ~np.isfinite(self._inputs.reshape(len(self._inputs), -1)).all(1)
+            raise CorpusError(
+                f"the input of document {self._name(int(np.argmax(bad)))!r} holds NaN or infinity; "
+                "repair or remove it"
+            )
+        self.metadata: dict[str, ColumnType] = {}
+        self.inputs: InputRecord | None = InputRecord(
+            dtype=self._inputs.dtype.name,
+            shape=self._inputs.shape[1:],
+            target_dtype=self._targets.dtype.name,
+            target_shape=self._targets.shape[1:],
+        )
+        digest = hashlib.sha256(self._inputs.tobytes())
+        digest.update(self._targets.tobytes())
+        self.content_sha256 = digest.hexdigest()
+
+    def _name(self, position: int) -> str:
+        return f"{position:0{len(str(len(self._inputs) - 1))}d}"
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self._inputs)
+
+    def doc_ids(self) -> Iterator[str]:
+        """Positions, with leading zeros so that they sort."""
+        return (self._name(i) for i in range(len(self)))
+
+    def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
+        """Examples in order."""
+        wanted = np.arange(len(self)) if chosen is None else np.flatnonzero(chosen)
+        for start in range(0, len(wanted), size):
+            rows = wanted[start : start + size]
+            documents = [Document(self._name(int(i))) for i in rows]
+            inputs, targets = self._inputs[rows], self._targets[rows]
+            examples = TensorExamples(inputs, targets, [d.doc_id for d in documents])
+            yield _Shard(documents, examples, inputs, targets)
+
+
+def sample(source: Source, wanted: int | float | None, seed: int) -> NDArray[np.bool_] | None:
+    """Which documents to take, by a hash of their ids, so that order does not matter."""
+    count = len(source)
+    number = (
+        count
+        if wanted is None
+        else (wanted if isinstance(wanted, int) else max(1, round(wanted * count)))
+    )
+    if number >= count:
+        return None
+    keys = np.fromiter((document_key(d) for d in source.doc_ids()), np.uint64, count)
+    order = uniforms(key_of(seed, 3), keys, 1)[:, 0]
+    chosen = np.zeros(count, bool)
+    chosen[np.argpartition(order, number)[:number]] = True
+    return chosen

@@ -1,0 +1,1 @@
+"""Open -> query vector -> scan -> rerank -> answer. Nothing is fitted here."""

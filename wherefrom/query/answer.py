@@ -1,0 +1,81 @@
+"""Answers: ranked documents with their scores, and how far to trust them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wherefrom.records import SCORE_CONTRACT, Certificate, Hit, Query
+
+__all__ = ["ANSWER_SCHEMA", "Answer"]
+
+ANSWER_SCHEMA = "wherefrom-answer/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The most influential documents for one query.
+
+    Attributes:
+        query: What was asked; ``None`` for tensor queries.
+        proponents: Documents that make the completion more likely, strongest first.
+        opponents: Documents that make it less likely, strongest first.
+        certificate: Tier, guarantee, and what was searched.
+        log_likelihood: Nats of the completion under the model.
+        scored_tokens: How many of its tokens count.
+        index: Path, manifest digest, N, curvature, damping and encoder of the index.
+        where: The metadata filter, as given.
+        seconds: Time from question to answer.
+    """
+
+    query: Query | None
+    proponents: tuple[Hit, ...]
+    opponents: tuple[Hit, ...]
+    certificate: Certificate
+    log_likelihood: float
+    scored_tokens: int
+    index: Mapping[str, Any]
+    where: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the schema version and the meaning of the score."""
+        return {
+            "schema": ANSWER_SCHEMA,
+            "contract": SCORE_CONTRACT,
+            "query": None if self.query is None else asdict(self.query),
+            "log_likelihood": self.log_likelihood,
+            "scored_tokens": self.scored_tokens,
+            "proponents": [_plain(hit) for hit in self.proponents],
+            "opponents": [_plain(hit) for hit in self.opponents],
+            "certificate": asdict(self.certificate),
+            "where": {name: _listed(value) for name, value in self.where.items()},
+            "index": dict(self.index),
+            "seconds": self.seconds,
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON; floats read back to the same bits."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained HTML report and return its path.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        from wherefrom.query.report import write_report
+
+        return write_report([("", self)], path)
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    return {**asdict(hit), "metadata": dict(hit.metadata)}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if isinstance(value, (tuple, list, set)) else value

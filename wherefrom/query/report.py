@@ -1,0 +1,118 @@
+"""Answers as one HTML file that needs nothing else: to read, to print, to keep as evidence.
+
+Whatever documents hold is shown, never obeyed: jinja2 escapes all of it, control characters are
+dropped from every value that is put out, and the page's content security policy allows no script,
+no request and no style but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from wherefrom.errors import StorageError
+from wherefrom.query import wording
+from wherefrom.query.answer import Answer
+from wherefrom.query.printable import printable_lines
+from wherefrom.records import SCORE_CONTRACT, Hit
+from wherefrom.store import write_bytes_atomically
+
+__all__ = ["write_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """One sign's hits; ``top`` is the absolute score that a full bar stands for."""
+
+    title: str
+    kind: str
+    hits: tuple[Hit, ...]
+    top: float
+
+    def bar(self, hit: Hit) -> str:
+        """Width of a hit's bar in per cent."""
+        return f"{100 * abs(hit.score) / self.top:.1f}" if self.top else "0"
+
+
+def write_report(
+    sections: Sequence[tuple[str, Answer]],
+    path: str | os.PathLike[str],
+    *,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write answers as one self-contained HTML file.
+
+    Args:
+        sections: ``(title, answer)``; an empty title leaves the heading out.
+        path: The file; one that is there already is replaced.
+        notes: Paragraphs shown before the answers.
+
+    Returns:
+        The path, absolute.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise StorageError(
+            f"cannot write {target}: {target.parent} is no directory; make it first or choose "
+            "another path"
+        )
+    if target.exists() and not target.is_file():
+        raise StorageError(f"cannot write {target}: it is not a file; choose another path")
+    write_bytes_atomically(target, _page(sections, notes).encode())
+    return target
+
+
+def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
+    environment = Environment(
+        loader=PackageLoader("wherefrom.query"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    style = environment.get_template("report.css").render()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        sections=[(title, answer, _rankings(answer)) for title, answer in sections],
+        notes=notes,
+        style=Markup(style),
+        style_digest=digest,
+        indexes=_indexes(answer for _, answer in sections),
+        contract=SCORE_CONTRACT,
+        wording=wording,
+    )
+
+
+def _rankings(answer: Answer) -> list[_Ranking]:
+    hits = (*answer.proponents, *answer.opponents)
+    top = max((abs(hit.score) for hit in hits), default=0.0)
+    both = [
+        _Ranking("Proponents: they make the completion more likely", "pro", answer.proponents, top),
+        _Ranking("Opponents: they make the completion less likely", "con", answer.opponents, top),
+    ]
+    return [ranking for ranking in both if ranking.hits]
+
+
+def _indexes(answers: Iterable[Answer]) -> list[list[tuple[str, str]]]:
+    """The identities of all indexes asked, each once."""
+    identities: list[list[tuple[str, str]]] = []
+    for answer in answers:
+        identity = wording.index_in_words(answer.index)
+        if identity not in identities:
+            identities.append(identity)
+    return identities
+
+
+def _shown(value: object) -> object:
+    return printable_lines(value) if type(value) is str else value

@@ -1,0 +1,135 @@
+"""The directory of an index: its files' names, and telling whether a build there is finished.
+
+``build.json`` is the first file that a build writes and ``manifest.json`` the last, so a directory
+without the latter is no index yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from wherefrom.errors import IndexExistsError
+from wherefrom.store.durable import storage_errors, write_bytes_atomically
+
+__all__ = [
+    "BUILD_FILE",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "SCAN_DIRECTORY",
+    "TABLE_DIRECTORY",
+    "TABLE_NAME",
+    "IndexState",
+    "begin_build",
+    "build_info",
+    "json_bytes",
+    "read_json",
+    "state",
+]
+
+FORMAT = "wherefrom-index"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+BUILD_FILE = "build.json"
+TABLE_NAME = "documents"
+TABLE_DIRECTORY = "documents.lance"
+SCAN_DIRECTORY = "scan"
+
+IndexState = Literal["absent", "empty", "finished", "unfinished", "foreign"]
+
+
+def state(directory: str | os.PathLike[str]) -> IndexState:
+    """What stands at ``directory``, as far as building or opening an index there is concerned.
+
+    Returns:
+        ``absent`` (nothing), ``empty`` (an empty directory), ``finished`` (has a manifest of ours,
+        of any format version), ``unfinished`` (a build was begun, no manifest) or ``foreign``
+        (anything else, which must never be overwritten).
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    folder = Path(directory)
+    with storage_errors(folder):
+        if not folder.exists():
+            return "absent"
+        if not folder.is_dir():
+            return "foreign"
+        names = {entry.name for entry in folder.iterdir()}
+    if not names:
+        return "empty"
+    if MANIFEST_FILE in names:
+        return "finished" if _is_ours(folder / MANIFEST_FILE) else "foreign"
+    if TABLE_DIRECTORY in names or (BUILD_FILE in names and _is_ours(folder / BUILD_FILE)):
+        return "unfinished"
+    return "foreign"
+
+
+def begin_build(directory: str | os.PathLike[str], info: Mapping[str, object]) -> None:
+    """Make ``directory`` and mark it as a build in progress.
+
+    Args:
+        directory: Where the index is to stand; absent or empty.
+        info: What to tell about the build should it be interrupted; JSON values.
+
+    Raises:
+        IndexExistsError: Something stands there already.
+        StorageError: The disk refuses.
+    """
+    folder = Path(directory)
+    found = state(folder)
+    if found not in ("absent", "empty"):
+        held = {
+            "finished": "a finished index",
+            "unfinished": "an unfinished build",
+            "foreign": "something that is no index",
+        }[found]
+        raise IndexExistsError(f"{folder} already holds {held}; choose another path")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    marker = {"format": FORMAT, "format_version": FORMAT_VERSION, "started": started, **info}
+    write_bytes_atomically(folder / BUILD_FILE, json_bytes(marker))
+
+
+def build_info(directory: str | os.PathLike[str]) -> dict[str, object]:
+    """What :func:`begin_build` noted about an unfinished build; empty if it noted nothing.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    marker = Path(directory) / BUILD_FILE
+    if not marker.is_file():
+        return {}
+    return read_json(marker) or {}
+
+
+def json_bytes(fields: Mapping[str, object]) -> bytes:
+    """UTF-8 JSON, keys in their order, finite numbers only."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def read_json(file: Path) -> dict[str, object] | None:
+    """The object in ``file``; ``None`` if it holds none.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    with storage_errors(file):
+        data = file.read_bytes()
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _is_ours(file: Path) -> bool:
+    fields = read_json(file)
+    return fields is not None and fields.get("format") == FORMAT

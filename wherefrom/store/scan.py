@@ -1,0 +1,248 @@
+"""The scan copy: int8 codes of all documents in flat files, memory-mapped for the exhaustive scan.
+
+It is derived from the documents table, can be rebuilt from it, and is trusted only while its files
+match the digests in the manifest. With x a stored vector, c its int8 code, s the row's scale and
+r = ‖x - s c‖, Cauchy-Schwarz bounds what the scan misses of an inner product:
+``|⟨q, x⟩ - s ⟨q, c⟩| <= ‖q‖ r``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherefrom.errors import IntegrityError
+from wherefrom.store.documents import DocumentTable
+from wherefrom.store.durable import fsync_directory, storage_errors
+from wherefrom.store.manifest import ScanRecord
+from wherefrom.store.quantise import row_norms
+
+__all__ = ["ScanChunk", "ScanCopy", "encode_rows"]
+
+_ALIGNMENT = 64
+_LARGEST_CODE = 127
+_SCALE_BITS = 24
+_ROUNDING = 1 + 1e-12
+_ENTRIES_PER_BATCH = 1 << 20
+_HASH_BLOCK = 1 << 20
+_TYPES: dict[str, np.dtype[Any]] = {
+    "codes": np.dtype("i1"),
+    "scale": np.dtype("<f8"),
+    "residual": np.dtype("<f8"),
+    "norm": np.dtype("<f8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScanChunk:
+    """Some rows of a scan copy, m of them; not to be written to.
+
+    Attributes:
+        ordinals: Positions of the documents in the index, [m].
+        codes: [m, width] int8.
+        scale: [m] float64.
+        residual: [m] float64.
+        norm: [m] float64.
+    """
+
+    ordinals: NDArray[np.int64]
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    norm: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanCopy:
+    """The memory-mapped files of n documents, read-only.
+
+    Attributes:
+        codes: [n, width] int8 in -127..127; width is the dimension, padded with zeros to a
+            multiple of 64.
+        scale: [n] float64 of 24 significant bits, so that ``scale * code`` is exact; 1 for zero
+            rows.
+        residual: [n] float64, upper bounds of ‖x - scale * code‖.
+        norm: [n] float64, norms of the stored vectors (correct to about 1e-15).
+    """
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    norm: NDArray[np.float64]
+
+    @staticmethod
+    def build(table: DocumentTable, directory: str | os.PathLike[str]) -> ScanRecord:
+        """Write the scan copy of ``table``, in memory that does not grow with the documents.
+
+        Files of an older copy are replaced when all of the new one is written.
+
+        Raises:
+            IntegrityError: A row of the table differs from its digest.
+            StorageError: The disk refuses.
+        """
+        folder = Path(directory)
+        rows, dimension = len(table), table.layout.dimension
+        width = -(-dimension // _ALIGNMENT) * _ALIGNMENT
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                writers = {
+                    name: stack.enter_context(
+                        _ArrayWriter(folder / f"{name}.npy", dtype, _shape(name, rows, width))
+                    )
+                    for name, dtype in _TYPES.items()
+                }
+                for batch in table.batches(max(1, _ENTRIES_PER_BATCH // dimension)):
+                    for name, values in encode_rows(batch.codes, width).items():
+                        writers[name].write(values)
+                files = {f"{name}.npy": writer.finish() for name, writer in writers.items()}
+                for writer in writers.values():
+                    writer.publish()
+            fsync_directory(folder)
+        return ScanRecord(rows=rows, width=width, files=files)
+
+    @classmethod
+    def open(
+        cls, directory: str | os.PathLike[str], record: ScanRecord, *, verify: bool = True
+    ) -> ScanCopy:
+        """Map the files that ``record`` describes.
+
+        Args:
+            directory: Where they are.
+            record: What the manifest says of them.
+            verify: Whether to compare their SHA-256, which reads all of them once; sizes and
+                types are always checked.
+
+        Raises:
+            IntegrityError: A file is missing or differs.
+            StorageError: The disk refuses.
+        """
+        folder = Path(directory)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, dtype in _TYPES.items():
+            path = folder / f"{name}.npy"
+            arrays[name] = _map(path, dtype, _shape(name, record.rows, record.width))
+            if verify and _sha256(path) != record.files.get(path.name):
+                raise _damaged(path, "its SHA-256 is not the manifest's")
+        return cls(**arrays)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.codes)
+
+    def chunks(
+        self, rows_per_chunk: int, ordinals: NDArray[np.int64] | None = None
+    ) -> Iterator[ScanChunk]:
+        """Go over the rows, at most ``rows_per_chunk`` at a time.
+
+        Args:
+            rows_per_chunk: Positive.
+            ordinals: The rows to visit, in this order; all by default, then without a copy.
+        """
+        count = len(self) if ordinals is None else len(ordinals)
+        for start in range(0, count, rows_per_chunk):
+            stop = min(start + rows_per_chunk, count)
+            if ordinals is None:
+                rows: Any = slice(start, stop)
+                visited = np.arange(start, stop)
+            else:
+                rows = visited = ordinals[start:stop]
+            yield ScanChunk(
+                visited, self.codes[rows], self.scale[rows], self.residual[rows], self.norm[rows]
+            )
+
+
+def encode_rows(vectors: NDArray[np.float64], width: int) -> dict[str, NDArray[Any]]:
+    """The scan copy's rows of the stored ``vectors`` [n, dimension], by the names of its files."""
+    largest = np.abs(vectors).max(axis=1)
+    # Few enough bits that scale * code is exact: the residual is then off by rounding of its own
+    # sum only, which _ROUNDING covers, even where it is next to nothing.
+    mantissa, exponent = np.frexp(largest / _LARGEST_CODE)
+    scale = np.ldexp(np.rint(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
+    scale[largest == 0] = 1.0
+    rounded = np.rint(vectors / scale[:, None])
+    codes = np.zeros((len(vectors), width), np.int8)
+    codes[:, : vectors.shape[1]] = rounded
+    rounded *= scale[:, None]
+    residual = row_norms(vectors - rounded) * _ROUNDING
+    return {"codes": codes, "scale": scale, "residual": residual, "norm": row_norms(vectors)}
+
+
+def _shape(name: str, rows: int, width: int) -> tuple[int, ...]:
+    return (rows, width) if name == "codes" else (rows,)
+
+
+class _ArrayWriter:
+    """Streams an array into an ``.npy`` file, hashing as it goes.
+
+    Written beside its place and moved there at the end: a copy that is being read stays whole.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._dtype = dtype
+        self._shape = shape
+        self._sha256 = hashlib.sha256()
+
+    def __enter__(self) -> _ArrayWriter:
+        self._file = open(self._temporary, "wb+")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.seek(0)
+        self._sha256.update(self._file.read())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def write(self, values: NDArray[Any]) -> None:
+        data = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
+        self._file.write(data)
+        self._sha256.update(data)
+
+    def finish(self) -> str:
+        """Make the file durable; its SHA-256."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._sha256.hexdigest()
+
+    def publish(self) -> None:
+        """Move the file to its place."""
+        self._file.close()
+        os.replace(self._temporary, self._path)
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        with storage_errors(path):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    if array.dtype != dtype or array.shape != shape:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise _damaged(path, f"it holds {found}, not {dtype} of shape {shape}")
+    return np.asarray(array)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with storage_errors(path), open(path, "rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, cause: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is missing or damaged ({cause}); rebuild the scan copy from the documents table"
+    )
