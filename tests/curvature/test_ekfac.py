@@ -259,7 +259,7 @@ def test_sampled_fisher_converges_to_the_expected() -> None:
     errors = []
     for draws in (400, 40_000):
         level = torch.from_numpy(uniforms(key_of(1, 0), np.arange(draws, dtype=np.uint64), 1))[:, 0]
-        drawn = objective.draw(outputs.expand(draws, -1), level)
+        drawn = objective.draw(truth.expand(draws, -1), level)
         share = torch.bincount(drawn, minlength=3) / draws
         errors.append(float((share - truth).abs().max()))
         assert errors[-1] < 4 * 0.5 / draws**0.5

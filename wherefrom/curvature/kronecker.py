@@ -19,6 +19,8 @@ from wherefrom.gradients.fisher import PairSource
 
 __all__ = ["Eigenbasis", "GradientRotation", "fit_eigenbases"]
 
+_SMALLEST_STRIP = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Eigenbasis:
@@ -52,7 +54,7 @@ class _Covariances:
         """Add one pair; activations count in the first backward pass of a batch only."""
         i = pair.layer
         self.dtype = torch.promote_types(self.dtype, pair.activations.dtype)
-        self.outputs[i] = _added(self.outputs[i], _second_moment(pair.deltas, self.dtype))
+        self.outputs[i] = _add_second_moment(self.outputs[i], pair.deltas, self.dtype)
         if not pair.first:
             return
         self.positions[i] += pair.positions
@@ -64,17 +66,23 @@ class _Covariances:
                 "others (data-dependent routing); leave it out of layers"
             )
         if pair.input_of == i:
-            self.inputs[i] = _added(self.inputs[i], _second_moment(pair.activations, self.dtype))
+            self.inputs[i] = _add_second_moment(self.inputs[i], pair.activations, self.dtype)
 
 
-def _added(total: Tensor | None, part: Tensor) -> Tensor:
-    return part.double() if total is None else total.add_(part)
+def _add_second_moment(total: Tensor | None, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add ``sum_t v_t v_t^T`` over the leading dimensions of ``[..., d]``: the upper triangle.
 
-
-def _second_moment(vectors: Tensor, dtype: torch.dtype) -> Tensor:
-    """``sum_t v_t v_t^T`` over the leading dimensions of ``[..., d]``."""
+    Computed in strips of rows, each from the diagonal on: at four strips, 5/8 of the work.
+    """
     flat = vectors.reshape(-1, vectors.shape[-1]).to(dtype)
-    return flat.T @ flat
+    width = flat.shape[1]
+    if total is None:
+        total = torch.zeros(width, width, dtype=torch.float64, device=flat.device)
+    strip = max(_SMALLEST_STRIP, -(-width // 4))
+    for start in range(0, width, strip):
+        stop = min(start + strip, width)
+        total[start:stop, start:] += flat[:, start:stop].T @ flat[:, start:]
+    return total
 
 
 def fit_eigenbases(source: PairSource) -> tuple[tuple[Eigenbasis, ...], int]:
@@ -109,13 +117,13 @@ def fit_eigenbases(source: PairSource) -> tuple[tuple[Eigenbasis, ...], int]:
 
 
 def _eigenvectors(matrix: Tensor, layer: str, factor: str) -> Tensor:
-    """Eigenvectors of a symmetric float64 matrix as columns, by ascending eigenvalue."""
+    """Eigenvectors, as columns, of a symmetric float64 matrix given by its upper triangle."""
     if not bool(torch.isfinite(matrix).all()):
         raise CurvatureError(
             f"factor {factor} of layer {layer!r} is not finite: activations or gradients overflow; "
             "load the model in float32"
         )
-    vectors: Tensor = torch.linalg.eigh((matrix + matrix.T) / 2).eigenvectors
+    vectors: Tensor = torch.linalg.eigh(matrix, UPLO="U").eigenvectors
     return vectors
 
 

@@ -140,16 +140,16 @@ class Forward:
             for i, numbers in enumerate(recorder.inputs)
         ]
 
-    def backward(self, scalar: Tensor, consume: Consumer, *, last: bool = True) -> None:
-        """Differentiate ``scalar`` (a sum over documents); ``consume`` gets each layer's pair.
+    def backward(self, gradient: Tensor, consume: Consumer, *, last: bool = True) -> None:
+        """Carry a gradient back from the outputs; ``consume`` gets each layer's pair.
 
         Args:
-            scalar: Zero-dimensional, a function of ``outputs``.
+            gradient: Of a sum over documents with respect to ``outputs``, of their shape.
             consume: Called once a layer, in the order of the backward pass.
             last: Whether the graph may be freed.
 
         Raises:
-            ModelError: No selected layer takes part in the scalar.
+            ModelError: No selected layer takes part in the outputs.
         """
         waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
         self._latest = (-1, None)
@@ -169,7 +169,11 @@ class Forward:
         self._recorder.deliver = deliver
         try:
             torch.autograd.grad(
-                scalar, self._recorder.anchor, retain_graph=not last, allow_unused=True
+                self.outputs,
+                self._recorder.anchor,
+                gradient.to(self.outputs.dtype),
+                retain_graph=not last,
+                allow_unused=True,
             )
         finally:
             self._recorder.deliver = None

@@ -59,21 +59,23 @@ def true_gradients(extractor: GradientExtractor, batch: Batch, consume: Consumer
         ModelError: A log-likelihood is not finite (the document is named).
     """
     forward = extractor.forward(batch)
-    nats = _log_likelihood(extractor, forward, forward.batch.targets)
-    forward.backward(nats.sum(), consume)
-    return nats.detach()
+    nats, gradient = extractor.objective.differentiate(
+        forward.outputs, forward.batch.targets, forward.batch
+    )
+    _require_finite(nats, forward.batch)
+    forward.backward(gradient, consume)
+    return nats
 
 
-def _log_likelihood(extractor: GradientExtractor, forward: Forward, targets: Tensor) -> Tensor:
-    nats = extractor.objective.log_likelihood(forward.outputs, targets, forward.batch)
-    finite = torch.isfinite(nats)
+def _require_finite(values: Tensor, batch: Batch) -> None:
+    """Refuse a batch in which the loss of a document (one row of ``values``) is not finite."""
+    finite = torch.isfinite(values.reshape(len(batch), -1)).all(1)
     if not bool(finite.all()):
-        worst = forward.batch.doc_ids[int((~finite).nonzero()[0])]
+        worst = batch.doc_ids[int((~finite).nonzero()[0])]
         raise ModelError(
             f"the model's loss on document {worst!r} is not finite; check the document and the "
             "model (its weights may hold NaN), or remove the document"
         )
-    return nats
 
 
 class PseudoGradients:
@@ -135,40 +137,41 @@ class PseudoGradients:
         if self._fisher == "empirical":
             true_gradients(self._extractor, batch, consume)
             return
-        forward = self._extractor.forward(batch)
-        if self._fisher == "sampled":
-            targets = self._drawn(forward)
-            nats = _log_likelihood(self._extractor, forward, targets)
-            forward.backward(nats.sum(), consume)
-            return
-        self._expected(forward, consume)
-
-    def _drawn(self, forward: Forward) -> Tensor:
-        targets = forward.batch.targets
-        positions = targets[0].numel()
-        numbers = uniforms(key_of(self._seed, 0), forward.batch.keys, positions)
-        level = torch.from_numpy(numbers).to(targets.device).reshape(targets.shape)
         objective = self._extractor.objective
         if not isinstance(objective, Categorical):
-            raise CurvatureError("fisher='sampled' needs a categorical objective")
-        return objective.draw(forward.outputs, level)
+            raise CurvatureError(f"fisher={self._fisher!r} needs a categorical objective")
+        forward = self._extractor.forward(batch)
+        probabilities = objective.probabilities(forward.outputs)
+        _require_finite(probabilities[..., 0], forward.batch)
+        if self._fisher == "sampled":
+            drawn = objective.draw(probabilities, self._uniforms(forward.batch))
+            forward.backward(
+                objective.pseudo_gradient(probabilities, drawn, forward.batch), consume
+            )
+        else:
+            self._expected(objective, forward, probabilities, consume)
 
-    def _expected(self, forward: Forward, consume: Consumer) -> None:
-        outputs = forward.outputs
-        if outputs.ndim != 2:
+    def _uniforms(self, batch: Batch) -> Tensor:
+        positions = batch.targets[0].numel()
+        numbers = uniforms(key_of(self._seed, 0), batch.keys, positions)
+        return torch.from_numpy(numbers).to(batch.targets.device).reshape(batch.targets.shape)
+
+    def _expected(
+        self, objective: Categorical, forward: Forward, probabilities: Tensor, consume: Consumer
+    ) -> None:
+        if probabilities.ndim != 2:
             raise CurvatureError(
                 "fisher='expected' sums over the classes of one prediction a document; this model "
                 "makes several: use fisher='sampled'"
             )
-        classes = outputs.shape[1]
+        classes = probabilities.shape[1]
         if classes > EXPECTED_CLASSES:
             raise CurvatureError(
                 f"fisher='expected' would need {classes} backward passes a batch (at most "
                 f"{EXPECTED_CLASSES}); use fisher='sampled'"
             )
-        weights = torch.softmax(outputs.detach(), 1).sqrt()
+        weights = probabilities.sqrt()
         for label in range(classes):
             targets = torch.full_like(forward.batch.targets, label)
-            nats = _log_likelihood(self._extractor, forward, targets)
-            scalar = (nats * weights[:, label]).sum()
-            forward.backward(scalar, consume, last=label == classes - 1)
+            gradient = objective.pseudo_gradient(probabilities.clone(), targets, forward.batch)
+            forward.backward(gradient * weights[:, label, None], consume, last=label == classes - 1)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Categorical", "CausalLM", "Classification", "Objective"]
 
+_BLOCK = 64
+
 
 class Objective(ABC):
     """How likely targets are under a model. Subclasses give two methods."""
@@ -36,32 +38,81 @@ class Objective(ABC):
     def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """``[doc]`` log-likelihood of ``targets`` in nats, summed over scored positions."""
 
+    def differentiate(
+        self, outputs: Tensor, targets: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """``[doc]`` log-likelihoods, and the gradient of their sum with respect to ``outputs``."""
+        leaf = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            nats = self.log_likelihood(leaf, targets, batch)
+            (gradient,) = torch.autograd.grad(nats.sum(), leaf)
+        return nats.detach(), gradient
+
 
 class Categorical(Objective):
     """Targets are classes; outputs are logits ``[doc, class]`` or ``[doc, position, class]``."""
 
     def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """Sum of ``log softmax(outputs)[target]`` over scored positions, ``[doc]``."""
-        classes = outputs.shape[-1]
-        nats = -F.cross_entropy(
-            outputs.reshape(-1, classes), targets.reshape(-1), reduction="none"
-        ).reshape(targets.shape)
-        if batch.scored is not None:
-            nats = nats * batch.scored
-        return nats.reshape(len(nats), -1).sum(1)
+        nats = torch.log_softmax(outputs, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        return _summed(nats, batch)
 
-    def draw(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
-        """Targets drawn from the model's own distribution by inversion.
+    def differentiate(
+        self, outputs: Tensor, targets: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """In closed form, with one softmax: ``onehot(target) - p`` at scored positions."""
+        if type(self).log_likelihood is not Categorical.log_likelihood:
+            return super().differentiate(outputs, targets, batch)
+        logits = outputs.detach()
+        logp = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        nats = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        return _summed(nats, batch), self.pseudo_gradient(logp.exp_(), targets, batch)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The model's own distribution, at least float32, of the shape of ``outputs``."""
+        logits = outputs.detach()
+        return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+    def draw(self, probabilities: Tensor, uniforms: Tensor) -> Tensor:
+        """Targets drawn from a distribution by inversion.
 
         Args:
-            outputs: Logits ``[doc, (position,) class]``.
+            probabilities: ``[doc, (position,) class]``.
             uniforms: float64 in [0, 1), of the shape of the targets.
         """
-        with torch.no_grad():
-            cumulative = torch.softmax(outputs, -1, dtype=torch.float32).cumsum_(-1)
-            level = uniforms.to(cumulative.dtype).unsqueeze(-1) * cumulative[..., -1:]
-            drawn = torch.searchsorted(cumulative, level, right=True).squeeze(-1)
-            return drawn.clamp_(max=outputs.shape[-1] - 1)
+        classes = probabilities.shape[-1]
+        rows = probabilities.reshape(-1, classes)
+        padded = F.pad(rows, (0, -classes % _BLOCK)) if classes % _BLOCK else rows
+        # Two levels, blocks and then the classes of one: a cumulative sum over a whole vocabulary
+        # costs as much as its softmax.
+        blocks = padded.view(len(rows), -1, _BLOCK)
+        reached = blocks.sum(2).cumsum_(1)
+        level = uniforms.to(rows.dtype).reshape(-1, 1) * reached[:, -1:]
+        block = torch.searchsorted(reached, level, right=True).clamp_(max=reached.shape[1] - 1)
+        before = F.pad(reached, (1, 0)).gather(1, block)
+        inside = blocks[torch.arange(len(rows), device=rows.device), block[:, 0]].cumsum_(1)
+        offset = torch.searchsorted(inside, level - before, right=True)
+        drawn = (block * _BLOCK + offset.clamp_(max=_BLOCK - 1)).clamp_(max=classes - 1)
+        return drawn.reshape(probabilities.shape[:-1])
+
+    def pseudo_gradient(self, probabilities: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """``onehot(target) - p`` at scored positions, zero elsewhere; overwrites ``probabilities``.
+
+        It is the gradient of the targets' log-likelihood with respect to the logits.
+        """
+        gradient = probabilities.neg_()
+        ones = gradient.new_ones(()).expand(targets.unsqueeze(-1).shape)
+        gradient.scatter_add_(-1, targets.unsqueeze(-1), ones)
+        if batch.scored is not None:
+            gradient.mul_(batch.scored.unsqueeze(-1))
+        return gradient
+
+
+def _summed(nats: Tensor, batch: Batch) -> Tensor:
+    """Sum over the scored positions of each document."""
+    if batch.scored is not None:
+        nats = torch.where(batch.scored, nats, 0.0)
+    return nats.reshape(len(nats), -1).sum(1)
 
 
 class CausalLM(Categorical):

@@ -31,8 +31,7 @@ def printable(text: str) -> str:
 
 def excerpt(text: str, limit: int) -> str:
     """The start of :func:`printable` text, at most ``limit`` characters, cut between words."""
-    # A character can vanish but never become two, so this much is ample for ordinary text.
-    line = printable(text[: 4 * limit + 64])
+    line = printable(text)
     if len(line) <= limit:
         return line
     cut = line[: limit - 1]

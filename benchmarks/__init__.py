@@ -1,0 +1,1 @@
+"""The figures that wherefrom promises, measured; see ``benchmarks/README.md``."""

@@ -1,0 +1,66 @@
+"""Answers made by hand, for what shows them; some documents mean harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wherefrom.query.answer import Answer
+from wherefrom.records import Certificate, Hit, Query
+
+HOSTILE = (
+    "<script>alert(1)</script> </style> [red]danger[/red] :skull: {{ 7*7 }} \x1b[31mred\x1b[0m \x9b2J"
+    "\x1b]0;title\x07 \u202egnisrever\u202c \x00\x08 \ud800 end"
+)
+
+INDEX = {
+    "path": "/data/my.index",
+    "manifest_sha256": "ab" * 32,
+    "documents": 4321,
+    "curvature": "ekfac",
+    "damping": 0.1,
+    "fisher": "sampled",
+    "encoder": "sketch",
+    "bytes_per_document": 4096,
+    "weights_sha256": "cd" * 32,
+}
+
+
+def hit(rank: int, score: float, **fields: Any) -> Hit:
+    values: dict[str, Any] = {
+        "doc_id": f"speech {rank}",
+        "text": "The Union shall be preserved. " * 40,
+        "metadata": {"year": 1860 + rank, "president": "Abraham Lincoln", "party": None},
+        "parent_id": None,
+        "char_start": 0,
+        "tokens": 12,
+        "norm": 1.0,
+    }
+    return Hit(rank=rank, score=score, **{**values, **fields})
+
+
+def answer(**fields: Any) -> Answer:
+    values: dict[str, Any] = {
+        "query": Query("The Union shall", " be preserved"),
+        "proponents": (hit(1, 0.0123456), hit(2, 0.00617)),
+        "opponents": (hit(1, -0.003086, doc_id="message 9"),),
+        "certificate": Certificate("stored", True, 4321, 57, 0.00123),
+        "log_likelihood": -3.25,
+        "scored_tokens": 2,
+        "index": INDEX,
+        "where": {"year": [("<", 1900)], "party": [("!=", None)]},
+    }
+    return Answer(**{**values, **fields})
+
+
+def hostile_answer() -> Answer:
+    return answer(
+        query=Query(HOSTILE, HOSTILE),
+        proponents=(
+            hit(
+                1, 0.5, doc_id=HOSTILE, text=HOSTILE, metadata={HOSTILE: HOSTILE}, parent_id=HOSTILE
+            ),
+        ),
+        opponents=(),
+        where={HOSTILE: ("==", HOSTILE)},
+        index={**INDEX, "path": HOSTILE},
+    )

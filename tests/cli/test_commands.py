@@ -1,0 +1,288 @@
+"""The commands' surface: help, errors, exit statuses, what ``info`` tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from wherefrom import __version__
+from wherefrom.cli.main import commands
+from wherefrom.records import SCORE_CONTRACT, Document
+from wherefrom.store import (
+    CorpusRecord,
+    CurvatureRecord,
+    DocumentTable,
+    EncoderRecord,
+    LayerRecord,
+    Manifest,
+    ModelRecord,
+    ObjectiveRecord,
+    ScanCopy,
+    begin_build,
+)
+
+CONTEXT = click.Context(commands)
+COMMANDS = [commands.get_command(CONTEXT, name) for name in commands.list_commands(CONTEXT)]
+
+
+def run(*arguments: str | os.PathLike[str]) -> Result:
+    return CliRunner().invoke(commands, [os.fspath(argument) for argument in arguments])
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def error_line(result: Result) -> str:
+    """The one line that a failed command may print."""
+    assert result.exit_code == 1, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("wherefrom: error: ")
+    return line
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """A finished index of three documents."""
+    path = tmp_path / "my.index"
+    begin_build(path, {})
+    table = DocumentTable.create(
+        path, metadata={"year": "int64"}, dimension=2, dtype="float32", inputs=None
+    )
+    documents = [Document(f"d{i}", f"text {i}", {"year": 1900 + i}) for i in range(3)]
+    vectors = np.eye(3, 2, dtype=np.float32)
+    table.append(documents, vectors, norms=np.ones(3), tokens=np.full(3, 4))
+    Manifest(
+        created="2026-01-01T00:00:00+00:00",
+        model=ModelRecord(
+            kind="huggingface",
+            source="/models/tiny",
+            weights_sha256="ab" * 32,
+            tokenizer_sha256="cd" * 32,
+            architecture="LlamaForCausalLM",
+        ),
+        layers=tuple(
+            LayerRecord(name=f"mlp.{i}", kind="Linear", d_in=3, d_out=2, bias=i == 1)
+            for i in range(2)
+        ),
+        objective=ObjectiveRecord(kind="causal_lm", context=64),
+        curvature=CurvatureRecord(
+            kind="ekfac", damping=0.1, fisher="sampled", fit_documents=3, seed=5
+        ),
+        encoder=EncoderRecord(
+            kind="sketch",
+            dimension=2,
+            dtype="float32",
+            bytes_per_document=8,
+            seed=5,
+            file_sha256="00",
+        ),
+        corpus=CorpusRecord(
+            documents=3, parents=2, tokens=12, skipped=("e",), skipped_count=1, content_sha256="ee"
+        ),
+        scale=1 / 3,
+        metadata={"year": "int64"},
+        store=table.seal(),
+        scan=ScanCopy.build(table, path / "scan"),
+        versions={"wherefrom": "0.1.0", "torch": "2.13.0"},
+        replay="wherefrom build docs.jsonl",
+        warnings=("the curvature does next to nothing",),
+    ).write(path)
+    return path
+
+
+def test_every_command_and_option_has_help() -> None:
+    for command in COMMANDS:
+        assert command is not None
+        assert command.help
+        summary = command.get_short_help_str(200)
+        assert summary.endswith("."), command.name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.name}"
+                assert parameter.help[-1] == "." or "..." in parameter.help
+            else:
+                assert parameter.make_metavar(CONTEXT) in command.help
+
+
+def test_help_is_whole_on_80_columns() -> None:
+    page = run("--help").output
+    for command in COMMANDS:
+        assert command is not None
+        assert command.get_short_help_str(200) in page
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["build"], ["query"]])
+def test_help_says_what_scores_mean(command: list[str]) -> None:
+    assert SCORE_CONTRACT in words(run(*command, "--help").output)
+
+
+def test_version() -> None:
+    assert run("--version").output == f"wherefrom {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["query"],
+        ["query", "x", "--completion", "y", "-k", "0"],
+        ["query", "x", "--completion", "y", "--sign", "sideways"],
+        ["build", "c", "--model", "m"],
+        ["build", "c", "--model", "m", "--index", "i", "--damping", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "1.5"],
+        ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "many"],
+        ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "nan.0"],
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert result.stdout == ""
+
+
+def test_text_that_is_no_unicode_is_wrong_usage(index: Path) -> None:
+    result = run("query", index, "--completion", os.fsdecode(b"caf\xe9"))
+    assert result.exit_code == 2
+    assert "not valid UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["info"], ["query", "--completion", "x"]])
+def test_what_is_no_index(tmp_path: Path, command: list[str]) -> None:
+    name, *options = command
+    assert "does not exist" in error_line(run(name, tmp_path / "absent", *options))
+    (tmp_path / "notes.txt").write_text("x")
+    assert "is no wherefrom index" in error_line(run(name, tmp_path, *options))
+
+
+def test_a_broken_manifest_is_one_line(index: Path) -> None:
+    manifest = index / "manifest.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**fields, "format_version": 99}))
+    assert "format version 99" in error_line(run("info", index))
+
+
+def test_errors_stay_on_one_harmless_line(tmp_path: Path) -> None:
+    line = error_line(run("info", tmp_path / "a\nb\x1b[31m\u202e"))
+    assert "a b does not exist" in line
+
+
+def test_filters_are_checked_before_the_model_is_loaded(index: Path) -> None:
+    line = error_line(run("query", index, "--completion", "x", "--where", "president=Lincoln"))
+    assert "president=Lincoln" in line
+    assert "year" in line
+
+
+def test_info_tells_everything(index: Path) -> None:
+    result = run("info", index)
+    assert result.exit_code == 0, result.output
+    told = words(result.stdout)
+    size = sum(file.stat().st_size for file in index.rglob("*") if file.is_file())
+    for expected in (
+        "state finished",
+        "documents 3, passages of 2",
+        "scored tokens 12",
+        "skipped 1",
+        "metadata year (int64)",
+        "model LlamaForCausalLM, /models/tiny",
+        "objective causal_lm, context 64 tokens",
+        "layers 2 with 14 weights: mlp.0 ... mlp.1",
+        "sampled Fisher",
+        "N = 3 documents",
+        "encoder sketch, 2 x float32, 8 bytes per document",
+        f"size on disk {size / 1000:.1f} kB",
+        "created 2026-01-01T00:00:00+00:00",
+        "wherefrom 0.1.0, torch 2.13.0",
+        Manifest.read(index).digest,
+        "replay wherefrom build docs.jsonl",
+        "warning the curvature does next to nothing",
+    ):
+        assert expected in told, expected
+
+
+def test_info_as_json(index: Path) -> None:
+    fields = json.loads(run("info", index, "--json").stdout)
+    manifest = Manifest.read(index)
+    assert fields["schema"] == "wherefrom-info/1"
+    assert fields["state"] == "finished"
+    assert fields["manifest_sha256"] == manifest.digest
+    assert Manifest.model_validate(fields["manifest"]) == manifest
+    assert fields["bytes_on_disk"] > 1000
+
+
+def test_info_of_an_unfinished_build(tmp_path: Path) -> None:
+    path = tmp_path / "my.index"
+    begin_build(path, {"replay": "wherefrom build docs.jsonl"})
+    result = run("info", path)
+    assert "build it again with --overwrite" in error_line(result)
+    assert "state unfinished" in words(result.stdout)
+    assert "started 20" in words(result.stdout)
+    assert "wherefrom build docs.jsonl" in result.stdout
+    result = run("info", path, "--json")
+    assert "unfinished" in error_line(result)
+    fields = json.loads(result.stdout)
+    assert fields["state"] == "unfinished"
+    assert fields["build"]["replay"] == "wherefrom build docs.jsonl"
+
+
+def test_interruption_is_130_and_one_line(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Manifest, "read", interrupt)
+    result = run("info", index)
+    assert result.exit_code == 130
+    assert result.stderr == "wherefrom: interrupted: nothing was changed\n"
+
+
+def process(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "wherefrom", *arguments],
+        cwd=Path(__file__).resolve().parents[2],
+        stderr=subprocess.PIPE,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_leaves_early_is_no_error(index: Path, form: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with process("info", str(index), *form, stdout=write) as running:
+        os.close(write)
+        assert running.stderr is not None
+        assert running.stderr.read() == b""
+
+
+def test_info_never_loads_torch(index: Path) -> None:
+    program = (
+        "import sys\nfrom wherefrom.cli.main import commands\n"
+        "commands(sys.argv[1:], standalone_mode=False)\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, "info", str(index)], capture_output=True, text=True
+    )
+    assert finished.stderr == "False\n"
+
+
+def test_shells_complete_commands() -> None:
+    asked = {
+        **os.environ,
+        "_WHEREFROM_COMPLETE": "bash_complete",
+        "COMP_WORDS": "wherefrom que",
+        "COMP_CWORD": "1",
+    }
+    with process(env=asked, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.read() == b"plain,query\n"

@@ -1,0 +1,158 @@
+"""Answers on a terminal: everything there, nothing obeyed, never wider than asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from answers import HOSTILE, answer, hit, hostile_answer
+from wherefrom.cli.render import answer_table, emit_json, print_facts, terminal
+from wherefrom.query.answer import Answer
+from wherefrom.query.wording import certificate_in_words
+from wherefrom.records import SCORE_CONTRACT, Certificate, Query
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7][;m]")
+
+
+def shown(answer_: Answer, width: int = 120, **options) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, markup=False, emoji=False, highlight=False, **options
+    )
+    answer_table(answer_, console)
+    return stream.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_table_tells_everything() -> None:
+    text = shown(answer())
+    lines = text.splitlines()
+    assert "The Union shall| be preserved" in text
+    assert "-3.250 nats over 2 tokens" in text
+    assert "year < 1900 and party is present" in text
+    (first,) = (line for line in lines if "+0.0123" in line)
+    assert words(first).startswith("1 +0.0123 1861 Abraham Lincoln – speech 1 The Union")
+    assert text.index("+0.00617") < text.index("Opponents") < text.index("-0.00309")
+    assert words(text).endswith(f"{certificate_in_words(answer().certificate)} {SCORE_CONTRACT}")
+
+
+def test_unasked_sign_has_no_table() -> None:
+    text = shown(answer(opponents=()))
+    assert "Proponents" in text
+    assert "Opponents" not in text
+
+
+@pytest.mark.parametrize(
+    ("documents", "reason"),
+    [(0, "No document passes the filter."), (5, "No document has influence in the direction")],
+)
+def test_empty_answer_says_why(documents: int, reason: str) -> None:
+    certificate = Certificate("stored", True, documents, 0, None)
+    assert reason in shown(answer(proponents=(), opponents=(), certificate=certificate))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_line_is_wider_than_asked(width: int) -> None:
+    crowd = {f"a column called {i}": "a value " * i for i in range(9)}
+    wide = answer(
+        query=Query("wide 字 " * 30, " so be it" * 30),
+        proponents=(hit(1, -1.23e-7, metadata=crowd, text="統一 " * 200, doc_id="x" * 90),),
+    )
+    for one in (answer(), wide, hostile_answer()):
+        lines = shown(one, width).splitlines()
+        assert max(map(cell_len, lines)) <= width
+    assert "…" in shown(wide, width)
+
+
+def test_columns_without_room_are_named() -> None:
+    crowd = {f"column{i}": "some value" for i in range(9)}
+    one = answer(proponents=(hit(1, 1.0, metadata=crowd),), opponents=())
+    assert "No room to show: column" in shown(one, 60)
+    assert "No room to show" not in shown(one, 250)
+    assert words(shown(one, 60)).count("The Union shall be preserved.") > 3
+
+
+def test_ids_are_shown_whole() -> None:
+    doc_id = "0123456789" * 6
+    text = shown(answer(proponents=(hit(1, 1.0, doc_id=doc_id, text=""),), opponents=()), 80)
+    assert doc_id in re.sub(r"[^0-9]|1861", "", text.split("document")[1])
+
+
+def test_metadata_that_some_documents_lack() -> None:
+    hits = (hit(1, 2.0, metadata={"a": 1}), hit(2, 1.0, metadata={"b": False}))
+    text = words(shown(answer(proponents=hits, opponents=())))
+    assert "1 +2.00 1 – speech 1" in text
+    assert "2 +1.00 – false speech 2" in text
+
+
+@pytest.mark.parametrize("terminal_", [True, False])
+def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool) -> None:
+    text = shown(hostile_answer(), 200, force_terminal=terminal_, color_system="standard")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "[red]danger[/red] :skull: {{ 7*7 }} red" in plain
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", plain)
+    assert "\x1b[31mred" not in text
+
+
+def test_tensor_answers() -> None:
+    bare = answer(query=None, proponents=(hit(1, 1.0, text="", metadata={}),), opponents=())
+    text = shown(bare)
+    assert "a tensor example" in text
+    assert "text" not in text.split("document")[0].split("Proponents")[1]
+
+
+def test_colours_unless_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colourful = shown(answer(), force_terminal=True, color_system="standard")
+    assert COLOURS.search(colourful)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not COLOURS.search(shown(answer(), force_terminal=True, color_system="standard"))
+
+
+def test_terminal_takes_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal(60).print("[red]danger[/red] :skull: 42")
+    assert capsys.readouterr().out == "[red]danger[/red] :skull: 42\n"
+
+
+def test_facts_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts([("who", HOSTILE), ("what", None), ("many", 3)], terminal(40))
+    out = capsys.readouterr().out
+    assert "[red]danger[/red]" in out
+    assert "\x1b" not in out
+    assert [line.split() for line in out.splitlines()[1:]] == [["what", "–"], ["many", "3"]]
+
+
+def test_json_is_one_utf8_object(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    emit_json(answer(query=Query("naïve", " 字")).to_dict())
+    out = capfdbinary.readouterr().out
+    assert out.endswith(b"}\n")
+    assert json.loads(out.decode())["query"] == {"prompt": "naïve", "completion": " 字"}
+    assert "naïve".encode() in out
+
+
+def test_a_terminal_of_few_letters_shows_stand_ins() -> None:
+    program = (
+        "from answers import answer\n"
+        "from wherefrom.cli.render import *\n"
+        "answer_table(answer(), terminal(100)); emit_json({'a': 'é'})"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+    *table, last = finished.stdout.splitlines()
+    assert b"speech 1" in b"".join(table)
+    assert b"".join(table).isascii()
+    assert json.loads(last.decode()) == {"a": "é"}

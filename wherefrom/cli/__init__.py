@@ -1,0 +1,1 @@
+"""The commands: parse, call one function, print. ``--help`` and ``info`` never load torch."""

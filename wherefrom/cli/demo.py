@@ -1,0 +1,42 @@
+"""``wherefrom demo``: the whole of it on a real corpus, from training a model to asking it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wherefrom.records import SCORE_CONTRACT
+
+__all__ = ["demo"]
+
+
+@click.command(
+    short_help="Train a small model on real speeches, index them, and ask.", epilog=SCORE_CONTRACT
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("wherefrom-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the model, the index and the report go; a second run reuses what is there.",
+)
+def demo(directory: Path) -> None:
+    """Train a small model on State of the Union addresses, index them, and ask.
+
+    Takes some minutes on two cores; nothing is downloaded.
+    """
+    from wherefrom.cli.failures import Interrupted
+    from wherefrom.cli.progress import progress_bars
+    from wherefrom.cli.render import terminal
+
+    try:
+        from wherefrom.demo.run import run_demo
+
+        with progress_bars() as progress:
+            run_demo(directory, terminal(), progress)
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(
+            f"what was finished is kept in {directory}; run the demo again to go on"
+        ) from interrupt

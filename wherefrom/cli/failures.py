@@ -1,0 +1,55 @@
+"""How commands fail: one line on stderr, and never a traceback for a mistake of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+
+from wherefrom.errors import WherefromError
+from wherefrom.query.printable import printable
+
+__all__ = ["Failed", "Interrupted", "one_line_failures", "warn"]
+
+
+class Failed(click.ClickException):
+    """The command could not do its work; exit status 1."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the one line."""
+        click.echo(f"wherefrom: error: {printable(self.message)}", file, err=True)
+
+
+class Interrupted(click.ClickException):
+    """The user pressed Ctrl-C; the message says what was left. Exit status 130."""
+
+    exit_code = 130
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the one line."""
+        click.echo(f"wherefrom: interrupted: {printable(self.message)}", file, err=True)
+
+
+@contextmanager
+def one_line_failures() -> Iterator[None]:
+    """Turn the package's errors and interruptions into what click shows and exits with.
+
+    Raises:
+        Failed: For any :class:`~wherefrom.errors.WherefromError`.
+        Interrupted: For Ctrl-C.
+    """
+    try:
+        yield
+    except WherefromError as error:
+        raise Failed(str(error)) from error
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted("nothing was changed") from interrupt
+
+
+def warn(message: str) -> None:
+    """Print a warning as one line on stderr."""
+    click.echo(f"wherefrom: warning: {printable(message)}", err=True)

@@ -1,0 +1,128 @@
+"""``wherefrom info``: what an index holds and what it was built from and with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wherefrom.errors import UnfinishedIndexError
+
+if TYPE_CHECKING:
+    from wherefrom.store import Manifest
+
+__all__ = ["INFO_SCHEMA", "info"]
+
+INFO_SCHEMA = "wherefrom-info/1"
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a list.")
+def info(index: Path, as_json: bool) -> None:
+    """Show what INDEX holds, and what it was built from and with.
+
+    Exit status 1 for a build that was interrupted and for anything that is no index.
+    """
+    from wherefrom.cli.render import emit_json, print_facts, terminal
+    from wherefrom.store import Manifest, build_info, state
+
+    if state(index) == "unfinished":
+        noted = build_info(index)
+        if as_json:
+            fields = {"schema": INFO_SCHEMA, "path": str(index.resolve()), "state": "unfinished"}
+            emit_json({**fields, "build": noted})
+        else:
+            facts = [("state", "unfinished"), *((k, v) for k, v in noted.items() if v)]
+            print_facts(facts, terminal())
+        raise UnfinishedIndexError(
+            f"{index} holds an unfinished build; build it again with --overwrite, or remove it"
+        )
+    manifest = Manifest.read(index)
+    size = _bytes_on_disk(index)
+    if as_json:
+        emit_json(
+            {
+                "schema": INFO_SCHEMA,
+                "path": str(index.resolve()),
+                "state": "finished",
+                "bytes_on_disk": size,
+                "manifest_sha256": manifest.digest,
+                "manifest": manifest.model_dump(mode="json"),
+            }
+        )
+    else:
+        print_facts(_facts(manifest, size), terminal())
+
+
+def _bytes_on_disk(index: Path) -> int:
+    from wherefrom.store import storage_errors
+
+    with storage_errors(index):
+        return sum(
+            os.path.getsize(os.path.join(folder, name))
+            for folder, _, names in os.walk(index)
+            for name in names
+        )
+
+
+def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
+    """What a reader wants to know, most important first."""
+    model, corpus, curvature = manifest.model, manifest.corpus, manifest.curvature
+    encoder, versions = manifest.encoder, manifest.versions
+    cut = "" if corpus.parents == corpus.documents else f", passages of {corpus.parents:,}"
+    metadata = ", ".join(f"{name} ({kind})" for name, kind in manifest.metadata.items())
+    return [
+        ("state", "finished"),
+        ("documents", f"{corpus.documents:,}{cut}"),
+        ("scored tokens", f"{corpus.tokens:,}"),
+        ("skipped", f"{corpus.skipped_count:,}"),
+        ("metadata", metadata or "none"),
+        ("model", f"{model.architecture}, {model.source or 'handed over in memory'}"),
+        ("weights SHA-256", model.weights_sha256),
+        ("tokenizer SHA-256", model.tokenizer_sha256),
+        ("objective", _objective(manifest)),
+        ("layers", _layers(manifest)),
+        (
+            "curvature",
+            f"{curvature.kind}, damping {curvature.damping:g}, {curvature.fisher} Fisher, fitted "
+            f"on {curvature.fit_documents:,} documents, seed {curvature.seed}",
+        ),
+        ("scale", f"1/N = {manifest.scale:.6g} (N = {round(1 / manifest.scale):,} documents)"),
+        (
+            "encoder",
+            f"{encoder.kind}, {encoder.dimension:,} x {encoder.dtype}, "
+            f"{encoder.bytes_per_document:,} bytes per document, seed {encoder.seed}",
+        ),
+        ("size on disk", _readable_size(size)),
+        ("created", manifest.created),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("corpus SHA-256", corpus.content_sha256),
+        ("manifest SHA-256", manifest.digest),
+        ("replay", manifest.replay or None),
+        *(("warning", warning) for warning in manifest.warnings),
+    ]
+
+
+def _objective(manifest: Manifest) -> str:
+    context = manifest.objective.context
+    return manifest.objective.kind + ("" if context is None else f", context {context:,} tokens")
+
+
+def _layers(manifest: Manifest) -> str:
+    layers = manifest.layers
+    weights = sum(layer.d_out * (layer.d_in + layer.bias) for layer in layers)
+    names = layers[0].name + (f" ... {layers[-1].name}" if len(layers) > 1 else "")
+    return f"{len(layers):,} with {weights:,} weights: {names}"
+
+
+def _readable_size(size: int) -> str:
+    """Decimal units, as disks are sold and as `du --si` counts."""
+    amount, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{size:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"

@@ -1,0 +1,92 @@
+"""The ``wherefrom`` command: its group, loaded piece by piece, and the one place errors end up in.
+
+Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 wrong usage, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from wherefrom import __version__
+from wherefrom.cli.failures import one_line_failures
+from wherefrom.records import SCORE_CONTRACT
+
+__all__ = ["commands", "main"]
+
+_COMMANDS = {
+    "demo": "wherefrom.cli.demo:demo",
+    "build": "wherefrom.cli.build:build",
+    "query": "wherefrom.cli.query:query",
+    "info": "wherefrom.cli.info:info",
+}
+# transformers and its tokenizers read these when they are imported. Nothing is ever downloaded, and
+# the terminal belongs to the command.
+_LIBRARIES = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named.
+
+    Args:
+        homes: ``module:attribute`` of each command, in the order of the help page.
+        attributes: As for :class:`click.Group`.
+    """
+
+    def __init__(self, *, homes: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._homes = dict(homes)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return list(self._homes)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; ``None`` if there is none of that name."""
+        if cmd_name not in self._homes:
+            return None
+        module, attribute = self._homes[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it fails with becomes one line."""
+        with one_line_failures():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=LazyGroup,
+    homes=_COMMANDS,
+    epilog=SCORE_CONTRACT,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="wherefrom", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Which training documents made this model say that?
+
+    Index the documents once by their influence on a model (EK-FAC), then ask which of them made a
+    completion more likely (proponents) or less likely (opponents).
+    """
+    for name, value in _LIBRARIES.items():
+        os.environ.setdefault(name, value)
+
+
+def main() -> None:
+    """Entry point of the ``wherefrom`` script.
+
+    Raises:
+        SystemExit: Always, with the exit status.
+    """
+    commands(prog_name="wherefrom")
