@@ -8,7 +8,8 @@ from wherefrom.query.answer import Answer
 from wherefrom.records import Certificate, Hit, Query
 
 HOSTILE = (
-    "<script>alert(1)</script> </style> [red]danger[/red] :skull: {{ 7*7 }} \x1b[31mred\x1b[0m \x9b2J"
+    "<script>alert(1)</script> </style> [red]danger[/red] :skull: {{ 7*7 }} "
+    "\x1b[31mred\x1b[0m \x9b2J"
     "\x1b]0;title\x07 \u202egnisrever\u202c \x00\x08 \ud800 end"
 )
 

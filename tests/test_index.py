@@ -227,7 +227,7 @@ def drawn(model: nn.Module, ids: list[int], doc_id: str, seed: int) -> Tensor:
 
 def dense_language(
     model: nn.Module,
-    documents: Sequence[tuple[str, list[int], range]],
+    documents: Sequence[tuple[str, list[int], Sequence[int]]],
     queries: Sequence[wf.Query],
     seed: int,
 ) -> NDArray[np.float64]:
@@ -325,7 +325,7 @@ def test_layer_shares_are_products_of_whitened_blocks_and_sum_to_the_score(
 
 @pytest.mark.parametrize("encoder", ["none", "sketch"])
 def test_self_influence_is_the_diagonal_whatever_the_encoder(tmp_path: Path, encoder: str) -> None:
-    documents = [wf.Document("0", "war and peace"), *text_documents(7)]
+    documents = [wf.Document("0", "war and peace"), *text_documents(8)]
     index = wf.build(
         tiny_llama(),
         documents,
@@ -338,7 +338,7 @@ def test_self_influence_is_the_diagonal_whatever_the_encoder(tmp_path: Path, enc
     diagonal = np.diagonal(index.scores(queries))
     np.testing.assert_allclose(index.self_influence(), diagonal, rtol=1e-7)
     assert (index.self_influence() >= 0).all()
-    hits = index.query(prompt="war", completion=" and peace", k=8).proponents
+    hits = index.query(prompt="war", completion=" and peace", k=9).proponents
     at = {doc_id: i for i, doc_id in enumerate(index.doc_ids())}
     for hit in hits:
         assert hit.norm**2 / len(index) == pytest.approx(index.self_influence()[at[hit.doc_id]])
@@ -370,9 +370,9 @@ def pad_left(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 def test_scores_depend_on_nothing_but_model_and_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
 ) -> None:
-    documents = text_documents(40)
+    documents = text_documents(24)
 
-    def scores(name: str, tier: str, **changes: Any) -> NDArray[np.float64]:
+    def scores(name: str, **changes: Any) -> NDArray[np.float64]:
         given: dict[str, Any] = {
             "documents": documents,
             "objective": wf.CausalLM(tiny_tokenizer()),
@@ -380,31 +380,27 @@ def test_scores_depend_on_nothing_but_model_and_documents(
             "bytes_per_document": 256,
             **changes,
         }
-        texts = given.pop("documents")
-        return scores_by_id(wf.build(tiny_llama(), texts, tmp_path / name, **given), tier)
+        index = wf.build(tiny_llama(), given.pop("documents"), tmp_path / name, **given)
+        return np.stack([scores_by_id(index, tier) for tier in ("stored", "exact")])
 
-    tiers = ("stored", "exact") if encoder == "none" else ("stored",)
-    for tier in tiers:
-        usual = scores(f"usual-{tier}", tier)
-        variants = {
-            "batches of one": scores(f"one-{tier}", tier, batch_size=1),
-            "odd batches": scores(f"odd-{tier}", tier, batch_size=7),
-            "another order": scores(f"order-{tier}", tier, documents=shuffled(documents)),
-            "padding on the left": scores(
-                f"left-{tier}", tier, objective=wf.CausalLM(pad_left(tiny_tokenizer()))
-            ),
-        }
-        with monkeypatch.context() as patch:
-            patch.setattr(builder, "_LONGEST_SHARD", 3)
-            patch.setattr(builder, "_SHARD_BYTES", 1)
-            patch.setattr(builder, "_POSITIONS", 20)
-            patch.setattr(index_module, "_ROWS_PER_READ", 7)
-            patch.setattr(index_module, "_MOST_POSITIONS", 20)
-            variants["small shards"] = scores(f"shards-{tier}", tier)
-        # A stored float16 may round to the other side: one part in 2048 of the largest entries.
-        allowed = (1e-7 if encoder == "none" else 1e-3) * np.abs(usual).max()
-        for name, found in variants.items():
-            np.testing.assert_allclose(found, usual, rtol=0, atol=allowed, err_msg=name)
+    usual = scores("usual")
+    left = wf.CausalLM(pad_left(tiny_tokenizer()))
+    variants = {
+        "batches of one": scores("one", batch_size=1),
+        "odd batches": scores("odd", batch_size=7),
+        "another order": scores("order", documents=shuffled(documents)),
+        "padding on the left": scores("left", objective=left),
+    }
+    monkeypatch.setattr(builder, "_LONGEST_SHARD", 3)
+    monkeypatch.setattr(builder, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(builder, "_POSITIONS", 20)
+    monkeypatch.setattr(index_module, "_ROWS_PER_READ", 7)
+    monkeypatch.setattr(index_module, "_MOST_POSITIONS", 20)
+    variants["small shards"] = scores("shards")
+    # A stored float16 may round to the other side: one part in 2048 of the largest entries.
+    allowed = np.abs(usual).max() * np.array([1e-7 if encoder == "none" else 1e-3, 1e-9])
+    for name, found in variants.items():
+        assert (np.abs(found - usual).max((1, 2)) <= allowed).all(), name
 
 
 @pytest.mark.parametrize("encoder", ["none", "sketch"])
@@ -465,31 +461,29 @@ def test_a_query_is_the_same_to_the_bit_alone_and_among_others(
         assert shown == np.count_nonzero(together[1][row])
 
 
-def test_the_sketch_is_searched_exactly_and_estimates_the_score(tmp_path: Path) -> None:
-    """Stored scores are inner products of what vectors() and encode() give, for every seed."""
-    found = []
-    for seed in range(12):
+def test_stored_scores_are_products_of_the_vectors_shown(tmp_path: Path) -> None:
+    stored = []
+    for seed in (0, 1):
         index = wf.build(
             tiny_llama(),
-            text_documents(8),
+            text_documents(),
             tmp_path / str(seed),
             objective=wf.CausalLM(TOKENIZER),
             fisher="empirical",
             encoder="sketch",
-            bytes_per_document=256,
+            bytes_per_document=512,
             seed=seed,
         )
-        stored = index.scores(QUESTIONS, tier="stored")
-        product = index.encode(QUESTIONS).astype(float) @ index.vectors().astype(float).T
-        np.testing.assert_allclose(stored, product / 8, rtol=1e-6, atol=1e-6 * abs(product).max())
-        found.append(stored)
-    exact = index.scores(QUESTIONS)
-    spread = np.std(found, axis=0, ddof=1) / len(found) ** 0.5
-    assert spread.max() > 0, "another seed, another sketch"
-    assert (np.abs(np.mean(found, axis=0) - exact) < 5 * spread + 1e-3 * np.abs(exact)).all()
+        assert index.vectors().shape == (20, 256)
+        stored.append(index.scores(QUESTIONS, tier="stored"))
+        product = index.encode(QUESTIONS).astype(float) @ index.vectors().astype(float).T / 20
+        np.testing.assert_allclose(stored[-1], product, atol=1e-12 * np.abs(product).max())
+        correlation = np.corrcoef(stored[-1].ravel(), index.scores(QUESTIONS).ravel())[0, 1]
+        assert 0.8 < correlation < 0.9999
+    assert np.abs(stored[0] - stored[1]).max() > 1e-3, "another seed, another sketch"
 
 
-def test_large_damping_warns_and_is_remembered(tmp_path: Path) -> None:
+def test_absurd_damping_warns_and_is_remembered(tmp_path: Path) -> None:
     def build(name: str, damping: float) -> wf.Index:
         return wf.build(
             tiny_llama(),
@@ -502,14 +496,32 @@ def test_large_damping_warns_and_is_remembered(tmp_path: Path) -> None:
 
     usual = build("usual", 0.1)
     assert usual.manifest.warnings == ()
-    with pytest.warns(UserWarning, match="plain gradient dot product"):
+    with pytest.warns(UserWarning, match="gradient dot product"):
         absurd = build("absurd", 1e6)
-    assert [w for w in absurd.manifest.warnings if "smaller damping" in w]
-    assert wf.open(absurd.path).manifest.warnings == absurd.manifest.warnings
-    again = build("again", 0.1)
-    assert again.scores(QUESTIONS).tobytes() == usual.scores(QUESTIONS).tobytes()
-    assert absurd.manifest.curvature.damping == 1e6
-    assert np.abs(absurd.scores(QUESTIONS)).max() < 1e-4 * np.abs(usual.scores(QUESTIONS)).max()
+    assert [note for note in absurd.manifest.warnings if "smaller damping" in note]
+
+
+def test_a_build_leaves_no_trace_in_the_next(tmp_path: Path) -> None:
+    model, dampings = tiny_llama(), (0.1, 1.0, 0.1)
+    first, other, again = (
+        wf.build(
+            model,
+            text_documents(),
+            tmp_path / str(i),
+            objective=wf.CausalLM(TOKENIZER),
+            encoder="none",
+            damping=damping,
+        )
+        for i, damping in enumerate(dampings)
+    )
+    scores = [index.scores(QUESTIONS) for index in (first, other, again, first)]
+    assert scores[0].tobytes() == scores[2].tobytes() == scores[3].tobytes()
+    assert np.abs(scores[1]).max() < 0.8 * np.abs(scores[0]).max()
+    assert [index.manifest.curvature.damping for index in (first, other, again)] == [*dampings]
+    for i in range(len(first.curvature.layers)):
+        values = first.curvature.eigenvalues[i]
+        added = other.curvature.damped(i) - values
+        torch.testing.assert_close(added, values.mean().expand_as(values))
 
 
 def rows_with_completions(folder: Path) -> Path:
@@ -546,36 +558,30 @@ def test_only_completions_and_answers_enter_the_loss(tmp_path: Path) -> None:
         assert whole == ids(context + answer)
         return whole, range(len(prompt), len(whole))
 
-    # The long chat has two scored stretches; its gradient is that of their sum.
     first = after("<user>is it war</end>\n<assistant>", "peace</end>\n")
     opened = "<user>is it war</end>\n<assistant>peace</end>\n<user>and gold</end>\n<assistant>"
     second = after(opened, "silver and trade</end>\n")
     assert len(second[0]) <= CONTEXT
-
-    def both(targets: Tensor | None = None) -> dense.Score:
-        parts = [
-            token_log_likelihood(second[0], scored, targets) for scored in (first[1], second[1])
-        ]
-        return lambda model: parts[0](model) + parts[1](model)
 
     spans = {
         "plain": whole_text("the great nation shall be free now"),
         "pair": after("the union of states", " will end by war"),
         "bare": whole_text("people and president"),
         "chat": first,
+        "long chat": (second[0], [*first[1], *second[1]]),
     }
-    true = [token_log_likelihood(*span) for span in spans.values()] + [both()]
+    assert second[0][: len(first[0])] == first[0]
+    true = [token_log_likelihood(*span) for span in spans.values()]
     pseudo = [
         [Pseudo(1.0, token_log_likelihood(*span, drawn(model, span[0], doc_id, 4)))]
         for doc_id, span in spans.items()
-    ] + [[Pseudo(1.0, both(drawn(model, second[0], "long chat", 4)))]]
+    ]
     query = token_log_likelihood(*after("gold", " silver trade ships"))
     truth = influence_by_layer(model, "mlp", true, [query], pseudo).sum(0).numpy()
     assert index.doc_ids() == ["plain", "pair", "bare", "chat", "long chat"]
     found = index.scores([QUESTIONS[1]])
     np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-9 * np.abs(truth).max())
-    scored = [len(span[1]) for span in spans.values()] + [len(first[1]) + len(second[1])]
-    assert index.manifest.corpus.tokens == sum(scored)
+    assert index.manifest.corpus.tokens == sum(len(scored) for _, scored in spans.values())
     answer = index.query(prompt="gold", completion=" silver trade ships")
     assert answer.log_likelihood == pytest.approx(float(query(model).detach()), rel=1e-9)
     assert answer.scored_tokens == len(ids(" silver trade ships"))

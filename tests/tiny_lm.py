@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,16 +109,20 @@ def text_documents(count: int = 20, seed: int = 0) -> list[Document]:
 
 
 def token_log_likelihood(
-    ids: list[int], scored: range, targets: Tensor | None = None
+    ids: list[int], scored: Sequence[int], targets: Tensor | None = None
 ) -> dense.Score:
-    """Summed log-likelihood of the tokens at the positions ``scored``, one text by itself."""
+    """Summed log-likelihood of the tokens at the positions ``scored``, one text by itself.
+
+    ``targets``, one for each token but the first, take the place of the text's own tokens.
+    """
     tokens = torch.tensor([ids])
     wanted = tokens[0, 1:] if targets is None else targets
+    predictions = torch.tensor(list(scored)) - 1
 
     def score(model: nn.Module) -> Tensor:
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
         nats = torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0]
-        return nats[scored.start - 1 : scored.stop - 1].sum()
+        return nats[predictions].sum()
 
     return score
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 if __name__ == "__main__":
     from wherefrom.cli.main import main
 
-    sys.exit(main())
+    main()

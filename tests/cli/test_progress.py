@@ -53,9 +53,14 @@ def test_nothing_is_drawn_over_what_is_printed_between_phases() -> None:
 
 def test_bars_end_with_the_work_even_if_it_fails() -> None:
     console, stream = watched()
-    with pytest.raises(KeyboardInterrupt), progress_bars(console=console) as progress:
-        progress("fit", 1, 3)
-        raise KeyboardInterrupt
+
+    def work() -> None:
+        with progress_bars(console=console) as progress:
+            progress("fit", 1, 3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +10,8 @@ import click
 from wherefrom.records import SCORE_CONTRACT
 
 __all__ = ["demo"]
+
+_SHOWN = 5
 
 
 @click.command(
@@ -29,14 +32,34 @@ def demo(directory: Path) -> None:
     """
     from wherefrom.cli.failures import Interrupted
     from wherefrom.cli.progress import progress_bars
-    from wherefrom.cli.render import terminal
+    from wherefrom.cli.render import answer_table, terminal
 
+    console = terminal()
     try:
         from wherefrom.demo.run import run_demo
 
         with progress_bars() as progress:
-            run_demo(directory, terminal(), progress)
+            run = run_demo(directory, progress)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(
             f"what was finished is kept in {directory}; run the demo again to go on"
         ) from interrupt
+    for question, answer in run.answers:
+        first, last = question.years
+        console.rule(f"{question.name}, {first}-{last}", characters="-")
+        shown = replace(
+            answer, proponents=answer.proponents[:_SHOWN], opponents=answer.opponents[:_SHOWN]
+        )
+        answer_table(shown, console)
+        console.print()
+    console.print(run.eras.in_words())
+    for name, hits, random in run.eras.by_question:
+        console.print(f"  {name}: {hits:.1f} years away, random passages {random:.1f}")
+    made = "reused" if run.reused else "made"
+    console.print(
+        f"\nModel and index over {len(run.index):,} passages {made} in {directory}; "
+        f"report: {run.report}; {run.seconds:.0f} s in all."
+    )
+    console.print(
+        f'Ask your own:  wherefrom query {directory / "index"} --prompt "..." --completion " ..."'
+    )
