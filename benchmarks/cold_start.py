@@ -40,7 +40,7 @@ def measure(*, quick: bool) -> Report:
             helps.append(_run("--help"))
             asked.append(_run(*ask))
     answers = [json.loads(run.output) for run in asked]
-    same = all(_hits(answer) == _hits(expected.to_json()) for answer in answers)
+    same = all(_hits(answer) == _hits(expected.to_dict()) for answer in answers)
     shown = all("Usage:" in run.output for run in helps)
     return Report(
         (

@@ -100,8 +100,7 @@ def build(
         replay=replay,
     )
     built = builder.run()
-    handed = None if isinstance(model, (str, os.PathLike)) else model
-    return Index(built, model=handed, objective=objective, device=device)
+    return Index(built, model=builder.model, objective=builder.objective, device=device)
 
 
 def open(

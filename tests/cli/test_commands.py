@@ -276,6 +276,31 @@ def test_info_never_loads_torch(index: Path) -> None:
     assert finished.stderr == "False\n"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "1 false False 40"), ({"TRANSFORMERS_VERBOSITY": "info"}, "1 false False 20")],
+)
+def test_libraries_stay_offline_and_silent(
+    tmp_path: Path, chosen: dict[str, str], expected: str
+) -> None:
+    program = (
+        "import os, sys\nfrom wherefrom.cli.main import commands\n"
+        "try: commands(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "from transformers.utils import logging\n"
+        "print(os.environ['HF_HUB_OFFLINE'], os.environ['TOKENIZERS_PARALLELISM'],"
+        " logging.is_progress_bar_enabled(), logging.get_verbosity())"
+    )
+    told = {"HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"}
+    finished = subprocess.run(
+        [sys.executable, "-c", program, "info", str(tmp_path)],
+        env={**{name: value for name, value in os.environ.items() if name not in told}, **chosen},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout.strip() == expected
+
+
 def test_shells_complete_commands() -> None:
     asked = {
         **os.environ,

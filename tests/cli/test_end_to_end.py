@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,11 @@ import transformers
 from click.testing import CliRunner, Result
 
 import wherefrom as wf
+from answers import answer
 from tiny_lm import save_tiny_lm, text_documents
 from wherefrom.cli.main import commands
+from wherefrom.demo import run as demo_run
+from wherefrom.demo.corpus import QUESTIONS
 from wherefrom.store import begin_build, state
 
 ASKED = ["--prompt", "the union of states", "--completion", " shall be preserved"]
@@ -195,13 +196,44 @@ def test_unfinished_builds_are_not_overwritten_unasked(home: Path, tmp_path: Pat
     assert "unfinished" in result.stderr
 
 
-def test_a_process_of_its_own_says_nothing_else(home: Path) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "wherefrom", "query", home / "my.index", *ASKED, "--json"],
-        cwd=Path(__file__).resolve().parents[2],
-        env={name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"},
-        capture_output=True,
-    )
-    assert (finished.returncode, finished.stderr) == (0, b"")
-    assert finished.stdout.count(b"\n") == 1
-    assert json.loads(finished.stdout)["schema"] == "wherefrom-answer/1"
+def test_demo_shows_what_it_found(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eras = demo_run.EraCheck(12.0, 80.0, 0.0, 1000, (("lincoln", 12.0, 80.0),))
+
+    def found(directory: Path, progress: object) -> demo_run.DemoRun:
+        return demo_run.DemoRun(
+            ((QUESTIONS[0], answer()),),
+            eras,
+            directory / "report.html",
+            wf.open(home / "my.index"),
+            False,
+            61.4,
+        )
+
+    monkeypatch.setattr(demo_run, "run_demo", found)
+    result = run("demo", "--directory", tmp_path)
+    assert result.exit_code == 0, result.output
+    for expected in (
+        QUESTIONS[0].name,
+        "The Union shall| be preserved",
+        "+0.0123",
+        "12.0 years away, random passages 80.0",
+        f"over 20 passages made in {tmp_path}; report: {tmp_path / 'report.html'}; 61 s",
+        f"wherefrom query {tmp_path / 'index'} --prompt",
+    ):
+        assert expected in result.stdout
+    assert eras.in_words() in " ".join(result.stdout.split())
+
+
+def test_interrupted_demo_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_run, "run_demo", interrupt)
+    result = run("demo", "--directory", tmp_path)
+    assert result.exit_code == 130
+    (line,) = result.stderr.splitlines()
+    assert line.endswith(f"kept in {tmp_path}; run the demo again to go on")

@@ -195,7 +195,7 @@ def test_certificates_in_words() -> None:
     certified = words("stored", True, 4321, 57, 0.00123456)
     assert certified.startswith("Certified: no stronger document exists among the 4,321 documents")
     assert "57 of them were scored in full" in certified
-    assert "beyond 0.00123 nats" in certified
+    assert "0.00123 nats at most" in certified
     assert "Each of them was scored in full" in words("exact", True, 5, 5, None)
     assert "uncompressed" in words("exact", True, 5, 5, None)
     assert words("stored", False, 9, 3, 0.1).startswith("Not certified: the best of 3 candidates")

@@ -58,8 +58,10 @@ def demo(directory: Path) -> None:
     made = "reused" if run.reused else "made"
     console.print(
         f"\nModel and index over {len(run.index):,} passages {made} in {directory}; "
-        f"report: {run.report}; {run.seconds:.0f} s in all."
+        f"report: {run.report}; {run.seconds:.0f} s in all.",
+        soft_wrap=True,
     )
     console.print(
-        f'Ask your own:  wherefrom query {directory / "index"} --prompt "..." --completion " ..."'
+        f'Ask your own:  wherefrom query {directory / "index"} --prompt "..." --completion " ..."',
+        soft_wrap=True,
     )

@@ -303,12 +303,23 @@ class GradientExtractor:
                 parameter.requires_grad_(flag)
 
     def forward(self, batch: Batch) -> Forward:
-        """Run the model on a batch, inside :meth:`session`, with every selected layer tapped."""
+        """Run the model on a batch, inside :meth:`session`, with every selected layer tapped.
+
+        Raises:
+            ModelError: The model fails on these inputs.
+        """
         batch = batch.to(self.device)
         recorder = _Recorder(len(self.layers), self.device)
         self._recorder = recorder
-        with torch.enable_grad():
-            outputs = self.objective.outputs(self.model, batch)
+        try:
+            with torch.enable_grad():
+                outputs = self.objective.outputs(self.model, batch)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ModelError(
+                f"{type(self.model).__name__} cannot run on inputs of shape "
+                f"{tuple(batch.inputs.shape)} and type {batch.inputs.dtype}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         recorder.recording = False
         return Forward(self.layers, batch, outputs, recorder)
 

@@ -20,6 +20,7 @@ from wherefrom.errors import ModelError
 
 __all__ = ["Layer", "select_layers"]
 
+_GROUPS = ("mlp", "attention", "linear")
 _MLP_PARTS = ("mlp", "ffn", "feed_forward", "feedforward", "intermediate", "fc1", "fc2")
 _ATTENTION_PARTS = ("attn", "attention", "self_attn", "self_attention", "crossattention")
 
@@ -90,27 +91,37 @@ def _shared_with_unsupported(model: nn.Module, module: nn.Module) -> str | None:
     return None
 
 
-def _wanted(model: nn.Module, candidates: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Names selected by glob patterns; a pattern that selects nothing is an error."""
-    modules = dict(model.named_modules())
-    wanted: list[str] = []
-    for pattern in patterns:
-        matched = [name for name in candidates if fnmatchcase(name, pattern)]
-        if not matched:
-            others = [name for name in modules if name and fnmatchcase(name, pattern)]
-            if others:
-                kind = type(modules[others[0]]).__name__
-                raise ModelError(
-                    f"layer pattern {pattern!r} matches {others[0]!r}, a {kind}; supported are "
-                    "nn.Linear and transformers' Conv1D: choose among "
-                    f"{_some(candidates)}"
-                )
+def _group(model: nn.Module, hidden: Sequence[str], group: str) -> list[str]:
+    """Names of a group of layers; an empty group is an error."""
+    if group == "linear":
+        chosen = list(hidden)
+    else:
+        chosen = [name for name in hidden if _in_group(name, group)]
+    if not chosen:
+        advice = (
+            "it has no nn.Linear or Conv1D layer to compute influence for"
+            if not hidden
+            else f"give layers='linear' for every linear layer, or patterns of {_some(hidden)}"
+        )
+        raise ModelError(f"layers={group!r} matches no module of {type(model).__name__}; {advice}")
+    return chosen
+
+
+def _matching(model: nn.Module, candidates: Sequence[str], pattern: str) -> list[str]:
+    """Names matched by a glob pattern; a pattern that selects nothing is an error."""
+    matched = [name for name in candidates if fnmatchcase(name, pattern)]
+    if matched:
+        return matched
+    for name, module in model.named_modules():
+        if name and fnmatchcase(name, pattern):
             raise ModelError(
-                f"layer pattern {pattern!r} matches no module of {type(model).__name__}; "
-                f"its linear layers are {_some(candidates)}"
+                f"layer pattern {pattern!r} matches {name!r}, a {type(module).__name__}; supported "
+                f"are nn.Linear and transformers' Conv1D: choose among {_some(candidates)}"
             )
-        wanted += matched
-    return [name for name in candidates if name in set(wanted)]
+    raise ModelError(
+        f"layer pattern {pattern!r} matches no module of {type(model).__name__}; "
+        f"its linear layers are {_some(candidates)}"
+    )
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
@@ -124,8 +135,8 @@ def select_layers(model: nn.Module, layers: str | Sequence[str] | None = None) -
     Args:
         model: Any module.
         layers: ``"mlp"``, ``"attention"``, ``"linear"`` (every linear layer but the output head),
-            a glob pattern of module names or several; ``None`` is ``"mlp"`` for transformers
-            models and ``"linear"`` for others.
+            a glob pattern of module names, or several of these; ``None`` is ``"mlp"`` for
+            transformers models and ``"linear"`` for others.
 
     Returns:
         The layers in the order of ``model.named_modules()``, modules sharing a weight as one.
@@ -140,25 +151,17 @@ def select_layers(model: nn.Module, layers: str | Sequence[str] | None = None) -
     hidden = [name for name in candidates if head is None or named[name] is not head]
     if layers is None:
         layers = "linear" if head is None else "mlp"
-    if layers in ("mlp", "attention"):
-        chosen = [name for name in hidden if _in_group(name, str(layers))]
-        if not chosen:
-            raise ModelError(
-                f"layers={layers!r} matches no module of {type(model).__name__}; give layers="
-                f"'linear' for every linear layer, or patterns of {_some(hidden)}"
-            )
-    elif layers == "linear":
-        chosen = hidden
-        if not chosen:
-            raise ModelError(
-                f"{type(model).__name__} has no nn.Linear or Conv1D layer to compute influence for"
-            )
-    else:
-        patterns = [layers] if isinstance(layers, str) else list(layers)
-        if not patterns:
-            raise ModelError("layers=[] selects nothing; give 'mlp', 'linear' or module patterns")
-        chosen = _wanted(model, candidates, patterns)
-    return _merge_shared(model, named, chosen)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise ModelError("layers=[] selects nothing; give 'mlp', 'linear' or module patterns")
+    chosen = {
+        name
+        for item in wanted
+        for name in (
+            _group(model, hidden, item) if item in _GROUPS else _matching(model, candidates, item)
+        )
+    }
+    return _merge_shared(model, named, [name for name in candidates if name in chosen])
 
 
 def _merge_shared(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,14 @@ from wherefrom.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_model", "resolve_device", "tokenizer_sha256", "weights_sha256"]
+__all__ = [
+    "LoadedModel",
+    "load_model",
+    "load_tokenizer",
+    "resolve_device",
+    "tokenizer_sha256",
+    "weights_sha256",
+]
 
 LONGEST_CONTEXT = 1024
 """Longest passage in tokens, unless the objective says otherwise."""
@@ -85,8 +94,23 @@ def load_model(model: nn.Module | str | os.PathLike[str], device: str = "auto") 
     return _load_pretrained(os.fspath(model), place)
 
 
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer saved with a model.
+
+    Raises:
+        ModelError: There is none that can be loaded without running code.
+    """
+    from transformers import AutoTokenizer
+
+    with _explained(source, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False
+        )
+    return tokenizer
+
+
 def _load_pretrained(name: str, place: torch.device) -> LoadedModel:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = Path(name)
     if folder.is_file():
@@ -94,7 +118,7 @@ def _load_pretrained(name: str, place: torch.device) -> LoadedModel:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{name} holds no config.json; give the folder of a saved model")
     source = str(folder.resolve()) if folder.is_dir() else name
-    try:
+    with _explained(source, "causal language model"):
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=torch.float32,
@@ -102,17 +126,20 @@ def _load_pretrained(name: str, place: torch.device) -> LoadedModel:
             trust_remote_code=False,
             use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False
-        )
+    return LoadedModel(module.to(place), load_tokenizer(source), source)
+
+
+@contextmanager
+def _explained(source: str, what: str) -> Iterator[None]:
+    """Turns what transformers raises over a folder into one line."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"cannot load {name!r} as a causal language model: {first} (nothing is downloaded: "
-            "give the folder of a model saved with save_pretrained, safetensors weights and "
-            "tokenizer included)"
+            f"cannot load {source!r} as a {what}: {first} (nothing is downloaded: give the folder "
+            "of a model saved with save_pretrained, safetensors weights and tokenizer included)"
         ) from error
-    return LoadedModel(module.to(place), tokenizer, source)
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -64,6 +64,7 @@ class Categorical(Objective):
         if type(self).log_likelihood is not Categorical.log_likelihood:
             return super().differentiate(outputs, targets, batch)
         logits = outputs.detach()
+        _require_classes(targets, logits.shape[-1], batch)
         logp = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
         nats = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return _summed(nats, batch), self.pseudo_gradient(logp.exp_(), targets, batch)
@@ -106,6 +107,17 @@ class Categorical(Objective):
         if batch.scored is not None:
             gradient.mul_(batch.scored.unsqueeze(-1))
         return gradient
+
+
+def _require_classes(targets: Tensor, classes: int, batch: Batch) -> None:
+    """Refuse targets that are no classes of the model, naming the document."""
+    wrong = ((targets < 0) | (targets >= classes)).reshape(len(targets), -1).any(1)
+    if bool(wrong.any()):
+        worst = int(wrong.nonzero()[0])
+        raise ModelError(
+            f"the target of document {batch.doc_ids[worst]!r} is not one of the model's {classes} "
+            f"classes (0 to {classes - 1}); check labels, or tokenizer and model against each other"
+        )
 
 
 def _summed(nats: Tensor, batch: Batch) -> Tensor:

@@ -35,7 +35,7 @@ from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.fisher import EXPECTED_CLASSES, Fisher, PseudoGradients
 from wherefrom.gradients.layers import Layer, select_layers
 from wherefrom.gradients.models import load_model, tokenizer_sha256, weights_sha256
-from wherefrom.gradients.objectives import CausalLM, Classification, Objective
+from wherefrom.gradients.objectives import Categorical, CausalLM, Classification, Objective
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.indexer.options import BuildOptions
 from wherefrom.indexer.prepare import Skipped, context_of, passages, tokenizer_of
@@ -121,8 +121,20 @@ class IndexBuilder:
         self._loaded = load_model(model, device)
         self._tokenizer = tokenizer_of(objective, self._loaded, tensors)
         self._context = None if tensors else context_of(objective, self._loaded)
+        if isinstance(objective, CausalLM):
+            objective = CausalLM(self._tokenizer, context=self._context)
         layers = select_layers(self._loaded.module, options.layers)
         self._extractor = GradientExtractor(self._loaded.module, objective, layers)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, loaded."""
+        return self._loaded.module
+
+    @property
+    def objective(self) -> Objective:
+        """What the model's outputs mean, with its tokenizer."""
+        return self._extractor.objective
 
     def _refuse_taken_path(self) -> None:
         found = state(self._path)
@@ -149,7 +161,8 @@ class IndexBuilder:
         with self._building() as folder, ExitStack() as stack:
             skipped = Skipped()
             source = self._source(folder, skipped, stack)
-            curvature, fitted_on = self._fit(source)
+            fisher = self._fisher(source)
+            curvature, fitted_on = self._fit(source, fisher)
             encoder, dtype = self._encoder(curvature)
             notes = self._check_vacuity(source, curvature)
             write_bytes_atomically(folder / ENCODER_FILE, encoder_bytes(encoder))
@@ -177,7 +190,7 @@ class IndexBuilder:
                 curvature=CurvatureRecord(
                     kind=curvature.kind,
                     damping=curvature.damping,
-                    fisher=self._fisher(source),
+                    fisher=fisher,
                     fit_documents=fitted_on,
                     seed=self._options.seed,
                 ),
@@ -255,14 +268,16 @@ class IndexBuilder:
         return TextSource(corpus, self._tokenizer)
 
     def _fisher(self, source: Source) -> Fisher:
+        """The one asked for; by default ``expected`` where a document has one prediction."""
         if self._options.fisher is not None:
             return self._options.fisher
-        return "expected" if source.inputs is not None and self._few_classes else "sampled"
-
-    @property
-    def _few_classes(self) -> bool:
-        last = self._extractor.layers[-1]
-        return last.d_out <= EXPECTED_CLASSES
+        if not isinstance(self._extractor.objective, Categorical):
+            return "empirical"
+        first = next(source.shards(1)).examples.batch(np.array([0]))
+        with self._extractor.session():
+            outputs = self._extractor.forward(first).outputs
+        few = outputs.ndim == 2 and outputs.shape[1] <= EXPECTED_CLASSES
+        return "expected" if few else "sampled"
 
     def _batches(self, source: Source, chosen: NDArray[np.bool_] | None) -> Iterator[Batch]:
         size = self._options.batch_size or (32 if source.inputs is None else 256)
@@ -270,7 +285,7 @@ class IndexBuilder:
             for _, batch in batches(shard.examples, max_documents=size, max_positions=_POSITIONS):
                 yield batch
 
-    def _fit(self, source: Source) -> tuple[FittedEKFAC, int]:
+    def _fit(self, source: Source, fisher: Fisher) -> tuple[FittedEKFAC, int]:
         chosen = sample(source, self._options.fit_documents, self._options.seed)
         total = len(source) if chosen is None else int(chosen.sum())
         passes = [0]
@@ -285,7 +300,7 @@ class IndexBuilder:
         pseudo = PseudoGradients(
             self._extractor,
             once,
-            self._fisher(source),
+            fisher,
             seed=self._options.seed,
             progress=told,
         )

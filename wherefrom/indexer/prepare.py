@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from wherefrom.errors import CorpusError, ModelError
-from wherefrom.gradients.models import LoadedModel, load_model
+from wherefrom.gradients.models import LoadedModel, load_tokenizer
 from wherefrom.gradients.objectives import Objective
 from wherefrom.gradients.passages import split_passages
 from wherefrom.gradients.tokens import render_chat, tokenise_batch
@@ -38,7 +38,7 @@ def tokenizer_of(
         return None
     tokenizer = getattr(objective, "tokenizer", None) or loaded.tokenizer
     if tokenizer is None and loaded.source is not None:
-        tokenizer = load_model(loaded.source, "cpu").tokenizer
+        tokenizer = load_tokenizer(loaded.source)
     if tokenizer is None:
         raise ModelError(
             "text needs a tokenizer, and a model in memory brings none; give "

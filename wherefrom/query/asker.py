@@ -14,7 +14,7 @@ from wherefrom.encoding.persistence import ENCODER_FILE, load_encoder
 from wherefrom.errors import MismatchError, ModelError
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.layers import Layer, select_layers
-from wherefrom.gradients.models import load_model, tokenizer_sha256, weights_sha256
+from wherefrom.gradients.models import load_model, load_tokenizer, tokenizer_sha256, weights_sha256
 from wherefrom.gradients.objectives import CausalLM, Classification, Objective
 from wherefrom.store import Manifest
 
@@ -63,7 +63,7 @@ def load_asker(
         )
     tokenizer = getattr(objective, "tokenizer", None) or loaded.tokenizer
     if tokenizer is None and manifest.model.tokenizer_sha256 and manifest.model.source:
-        tokenizer = load_model(manifest.model.source, device).tokenizer
+        tokenizer = load_tokenizer(manifest.model.source)
     _check(path, manifest, loaded.module, tokenizer)
     layers = tuple(_layer(loaded.module, record.name) for record in manifest.layers)
     extractor = GradientExtractor(loaded.module, objective, layers)

@@ -66,8 +66,8 @@ def certificate_in_words(certificate: Certificate) -> str:
     if certificate.next_bound is None:
         return start + "Each of them was scored in full."
     return start + (
-        f"{certificate.candidates:,} of them were scored in full; no other can enter these lists "
-        f"with a score beyond {certificate.next_bound:.3g} nats."
+        f"{certificate.candidates:,} of them were scored in full; bounds on the scores of all "
+        f"others, {certificate.next_bound:.3g} nats at most, rule them out."
     )
 
 

@@ -1,0 +1,298 @@
+"""Truth 8: certified answers equal brute force on every query, both signs, filters and ties."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+import wherefrom as wf
+from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
+from wherefrom.query.index import Index
+from wherefrom.query.search import Found, inner_products, search
+from wherefrom.records import Document, Sign
+from wherefrom.store import DocumentTable, ScanCopy
+from wherefrom.store.scan import encode_rows
+
+Rows = NDArray[np.float32]
+SIGNS: tuple[Sign, ...] = ("both", "proponents", "opponents")
+
+
+@dataclass
+class MemoryTable:
+    """As much of a documents table as a search reads; counts the rows it was asked for."""
+
+    vectors: NDArray[np.float64]
+    ids: list[str]
+    read: int = 0
+
+    @dataclass
+    class Taken:
+        codes: NDArray[np.float64]
+        doc_ids: list[str]
+
+        def __len__(self) -> int:
+            return len(self.doc_ids)
+
+    def rows(self, ordinals: NDArray[np.int64]) -> Taken:
+        self.read += len(ordinals)
+        return self.Taken(self.vectors[ordinals], [self.ids[i] for i in ordinals])
+
+
+def shuffled_ids(count: int) -> list[str]:
+    """Ids whose order has nothing to do with the documents' order."""
+    return [f"d{i:05d}" for i in np.random.default_rng(count).permutation(count)]
+
+
+def searched(
+    vectors: Rows, query: Rows, k: int, *, sign: Sign = "both", ordinals: Any = None
+) -> tuple[Found, MemoryTable]:
+    table = MemoryTable(vectors.astype(np.float64), shuffled_ids(len(vectors)))
+    copy = ScanCopy(**encode_rows(table.vectors, -(-vectors.shape[1] // 64) * 64))
+    chosen = None if ordinals is None else np.asarray(ordinals, np.int64)
+    found = search(cast("DocumentTable", table), copy, query, k, sign=sign, ordinals=chosen)
+    return found, table
+
+
+def brute_force(scores: dict[int, float], ids: list[str], k: int) -> list[tuple[int, float]]:
+    """The k largest positive scores, ties by id."""
+    order = sorted(scores, key=lambda i: (-scores[i], ids[i]))
+    return [(i, scores[i]) for i in order if scores[i] > 0][:k]
+
+
+def assert_found(
+    found: Found, scores: dict[int, float], ids: list[str], k: int, sign: Sign
+) -> None:
+    negated = {i: -score for i, score in scores.items()}
+    proponents = brute_force(scores, ids, k) if sign != "opponents" else []
+    opponents = brute_force(negated, ids, k) if sign != "proponents" else []
+    assert found.proponents == proponents
+    assert found.opponents == [(i, -score) for i, score in opponents]
+    assert found.documents == len(scores)
+    assert (found.next_bound is None) == (found.candidates == found.documents)
+    if found.next_bound is None:
+        return
+    shown = dict(found.proponents) | dict(found.opponents)
+    ends = {"both": abs, "proponents": float, "opponents": lambda s: -s}
+    # Whoever was not read lies below the bound, and so does at most a candidate not shown.
+    below = sum(ends[sign](s) <= found.next_bound for i, s in scores.items() if i not in shown)
+    assert below >= found.documents - found.candidates
+
+
+def exact_scores(vectors: Rows, query: Rows) -> dict[int, float]:
+    """Correctly rounded: products of float32 numbers are exact in float64, and fsum is."""
+    products = vectors.astype(np.float64) * query.astype(np.float64)
+    return {i: math.fsum(row) for i, row in enumerate(products)}
+
+
+@st.composite
+def collections(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Rows, Rows]:
+    """Vectors with repetitions and zero rows among them, and a query."""
+    width, distinct = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    base = draw(hnp.arrays(np.float32, (distinct, width), elements=elements))
+    picks = draw(st.lists(st.integers(-1, distinct - 1), min_size=1, max_size=30))
+    rows = np.concatenate([base, np.zeros((1, width), np.float32)])[picks]
+    return rows, draw(hnp.arrays(np.float32, width, elements=elements))
+
+
+# Multiples of 1/8 up to 2**10: products and their sums have no rounding in float64.
+eighths = st.integers(-(2**13), 2**13).map(lambda i: i / 8)
+anything = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    given=collections(eighths),
+    k=st.integers(1, 35),
+    sign=st.sampled_from(SIGNS),
+    chosen=st.none() | st.sets(st.integers(0, 29)),
+)
+@settings(max_examples=300)
+def test_certified_search_equals_exact_brute_force(
+    given: tuple[Rows, Rows], k: int, sign: Sign, chosen: set[int] | None
+) -> None:
+    vectors, query = given
+    ordinals = None if chosen is None else sorted(i for i in chosen if i < len(vectors))
+    found, table = searched(vectors, query, k, sign=sign, ordinals=ordinals)
+    scores = exact_scores(vectors, query)
+    kept = {i: s for i, s in scores.items() if ordinals is None or i in ordinals}
+    assert_found(found, kept, table.ids, k, sign)
+
+
+@given(given=collections(anything), k=st.integers(1, 35), sign=st.sampled_from(SIGNS))
+@settings(max_examples=300)
+def test_certified_search_equals_brute_force_on_any_floats(
+    given: tuple[Rows, Rows], k: int, sign: Sign
+) -> None:
+    vectors, query = given
+    found, table = searched(vectors, query, k, sign=sign)
+    computed = inner_products(vectors.astype(np.float64), query[None])[0]
+    assert_found(found, dict(enumerate(computed.tolist())), table.ids, k, sign)
+    exact = exact_scores(vectors, query)
+    lengths = np.abs(vectors.astype(np.float64)) @ np.abs(query.astype(np.float64))
+    for i, score in (*found.proponents, *found.opponents):
+        assert abs(score - exact[i]) <= len(query) * 2.0**-53 * lengths[i]
+
+
+def collection(kind: str, count: int, width: int) -> Rows:
+    rng = np.random.default_rng(5)
+    normal = rng.standard_normal((count, width))
+    made = {
+        "normal": normal,
+        "norms of many sizes": normal * np.exp(2 * rng.standard_normal((count, 1))),
+        "heavy tails": normal**7,
+        "nearly alike": normal[:1] + 1e-5 * normal,
+        "alike but for one": np.repeat(normal[:1], count, 0) + 1e-6 * np.eye(count, width),
+        "small": normal * 1e-30,
+    }[kind]
+    return made.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["normal", "norms of many sizes", "heavy tails", "nearly alike", "alike but for one", "small"],
+)
+def test_battery_of_large_collections(kind: str) -> None:
+    vectors = collection(kind, 600, 192)
+    rng = np.random.default_rng(6)
+    queries = [*rng.standard_normal((4, 192)), vectors[3], vectors[5] - vectors[6]]
+    for query in np.array(queries, np.float32):
+        computed = inner_products(vectors.astype(np.float64), query[None])[0].tolist()
+        for k, sign in ((1, "both"), (10, "both"), (10, "opponents"), (600, "both")):
+            found, table = searched(vectors, query, k, sign=cast("Sign", sign))
+            assert_found(found, dict(enumerate(computed)), table.ids, k, cast("Sign", sign))
+            assert table.read == found.candidates
+
+
+def test_few_rows_are_read_where_vectors_differ() -> None:
+    vectors = collection("norms of many sizes", 600, 192)
+    query = np.random.default_rng(7).standard_normal(192).astype(np.float32)
+    found, table = searched(vectors, query, 5)
+    assert 10 <= table.read == found.candidates < 60
+    one_sided, table = searched(vectors, query, 5, sign="opponents")
+    assert one_sided.candidates < found.candidates
+    assert one_sided.opponents == found.opponents
+
+
+def test_inner_products_do_not_depend_on_their_surroundings() -> None:
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((9, 1001))
+    queries = rng.standard_normal((4, 1001)).astype(np.float32)
+    together = inner_products(vectors, queries)
+    for i, query in enumerate(queries):
+        for j, vector in enumerate(vectors):
+            alone = inner_products(vector[None].copy(), query[None].copy())
+            assert alone.tobytes() == together[i, j].tobytes()
+    swapped = inner_products(np.ascontiguousarray(vectors[::-1]), queries[::-1])
+    assert swapped[::-1, ::-1].tobytes() == together.tobytes()
+
+
+def test_opponents_are_the_proponents_of_the_opposite_query() -> None:
+    vectors = collection("heavy tails", 100, 64)
+    query = vectors[0]
+    asked, opposite = searched(vectors, query, 7)[0], searched(vectors, -query, 7)[0]
+    assert asked.opponents == [(i, -score) for i, score in opposite.proponents]
+    assert all(i >= 0 for i, _ in (*asked.proponents, *asked.opponents))
+
+
+def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> None:
+    """Through the table itself, with an empty filter result and one that skips rows."""
+    vectors = collection("normal", 40, 16)
+    ids = shuffled_ids(40)
+    table = DocumentTable.create(tmp_path, metadata={"even": "bool"}, dimension=16, dtype="float32")
+    for start in range(0, 40, 16):
+        part = slice(start, start + 16)
+        table.append(
+            [
+                Document(doc_id, f"text of {doc_id}", {"even": i % 2 == 0})
+                for i, doc_id in list(enumerate(ids))[part]
+            ],
+            vectors[part],
+            norms=np.ones(len(ids[part])),
+            tokens=np.ones(len(ids[part]), int),
+        )
+    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    scores = exact_scores(vectors, vectors[1])
+    odd = table.where({"even": False})
+    found = search(table, copy, vectors[1], 4, ordinals=odd)
+    expected = sorted((i for i in range(1, 40, 2)), key=lambda i: -scores[i])[:4]
+    assert [i for i, _ in found.proponents] == expected
+    rows = table.rows(np.array([i for i, _ in found.proponents]))
+    assert rows.texts == [f"text of {ids[i]}" for i in expected]
+    nothing = search(table, copy, vectors[1], 4, ordinals=np.array([], np.int64))
+    assert (nothing.proponents, nothing.opponents, nothing.documents) == ([], [], 0)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return wf.build(
+        tiny_llama(),
+        text_documents(),
+        tmp_path_factory.mktemp("search") / "i",
+        objective=wf.CausalLM(tiny_tokenizer()),
+        encoder="sketch",
+        bytes_per_document=2048,
+    )
+
+
+def test_a_certificate_says_what_was_searched(index: Index) -> None:
+    answer = index.query(prompt="gold", completion=" silver trade", k=1)
+    certificate = answer.certificate
+    assert (certificate.tier, certificate.certified, certificate.documents) == ("stored", True, 20)
+    assert 2 <= certificate.candidates < 20
+    scores = index.scores([wf.Query("gold", " silver trade")], tier="stored")[0]
+    assert certificate.next_bound is not None
+    below = np.sort(np.abs(scores))[: 20 - certificate.candidates]
+    assert (below <= certificate.next_bound).all()
+    assert answer.proponents[0].score == scores.max()
+    assert answer.opponents[0].score == scores.min()
+    everything = index.query(prompt="gold", completion=" silver trade", k=100).certificate
+    assert (everything.candidates, everything.next_bound) == (20, None)
+
+
+@pytest.mark.parametrize("k", [0, -1, True, 2.0, "3", None])
+def test_k_must_be_a_positive_whole_number(index: Index, k: Any) -> None:
+    with pytest.raises(wf.WherefromError, match="whole number of at least 1"):
+        index.query(prompt="gold", completion=" silver", k=k)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"prompt": "gold", "completion": ""}, "completion is empty"),
+        ({"prompt": "gold"}, "completion"),
+        ({"completion": "x"}, "no token to score"),
+        ({}, "prompt= and completion="),
+        ({"prompt": "gold", "completion": " war " * 200}, "context is"),
+        ({"prompt": "gold", "completion": "\ud800"}, "not valid Unicode"),
+        ({"prompt": "a", "completion": "b", "sign": "up"}, "'proponents'"),
+        ({"prompt": "a", "completion": " war", "where": {"yaer": 1}}, "yaer"),
+        ({"prompt": "a", "completion": " war", "where": {"year": ("~", 1)}}, "'~'"),
+        ({"prompt": "a", "completion": " war", "where": {"year": "x' OR '1'='1"}}, "year"),
+    ],
+)
+def test_bad_questions_get_one_line(index: Index, question: dict[str, Any], message: str) -> None:
+    with pytest.raises(wf.WherefromError, match=message) as caught:
+        index.query(**question)
+    assert "\n" not in str(caught.value)
+
+
+def test_tensor_questions_to_a_text_index_are_refused(index: Index) -> None:
+    inputs, targets = torch.zeros(1, 5), torch.zeros(1, dtype=torch.long)
+    for ask in (
+        lambda: index.query(inputs=inputs[0], target=0),
+        lambda: index.scores((inputs, targets)),
+        lambda: index.encode((inputs, targets)),
+    ):
+        with pytest.raises(wf.WherefromError, match="holds text"):
+            ask()
+    with pytest.raises(wf.WherefromError, match="'exact' or 'stored'"):
+        index.scores([wf.Query("gold", " silver")], tier=cast("Any", "best"))
