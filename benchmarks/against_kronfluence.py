@@ -94,6 +94,8 @@ def measure(*, quick: bool, kronfluence_env: Path | None) -> Report:
             "fisher": "empirical",
             "kronfluence": VERSION,
             "bytes_per_document": sides["wherefrom"][0]["bytes_per_document"],
+            "tokens_per_query": _mean_length([*job["first"], *job["second"]]),
+            "peak_mib_after": {side: _peaks(runs[0]) for side, runs in sides.items()},
             "threads": sides["wherefrom"][0]["threads"],
             "rounds": rounds,
         },
@@ -132,7 +134,7 @@ def _costs(sides: Mapping[str, Sequence[_Side]]) -> tuple[Figure, ...]:
         return tuple(sum(run["seconds"][step] for step in steps) for run in sides[side])
 
     def peaks(side: str) -> tuple[float, ...]:
-        return tuple(run["peak_bytes"] / 2**20 for run in sides[side])
+        return tuple(run["peak_bytes"]["end"] / 2**20 for run in sides[side])
 
     def ratio(over: tuple[float, ...], under: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(a / b for a, b in zip(over, under, strict=True))
@@ -162,6 +164,15 @@ def _costs(sides: Mapping[str, Sequence[_Side]]) -> tuple[Figure, ...]:
         Figure("peak memory, wherefrom", "MiB", memory[0]),
         Figure("peak memory, kronfluence", "MiB", memory[1]),
     )
+
+
+def _mean_length(rows: Sequence[Mapping[str, Any]]) -> float:
+    return sum(len(row["ids"]) for row in rows) / len(rows)
+
+
+def _peaks(run: _Side) -> dict[str, int]:
+    """Peak memory up to the end of each step, in MiB."""
+    return {step: round(peak / 2**20) for step, peak in run["peak_bytes"].items()}
 
 
 def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:

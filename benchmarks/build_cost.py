@@ -12,6 +12,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,6 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
 from wherefrom.gradients.layers import Layer, select_layers
-from wherefrom.records import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -69,9 +70,7 @@ class BarePass:
         batches: What to run it on.
     """
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], batches: Sequence[Batch]
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], batches: Sequence[Batch]) -> None:
         """Prepare labels, so that they cost nothing later."""
         self._model = model
         self._weights = [_weight(model, layer) for layer in layers]
@@ -147,11 +146,12 @@ def measure(*, quick: bool) -> Report:
             ),
         ]
 
+        paths = (Path(folder) / f"{number}.index" for number in count())
+
         def build(share: float | None) -> None:
-            path = Path(folder) / "timed.index"
             objective = wf.CausalLM(tokenizer)
             built = wf.build(
-                model, documents, path, objective=objective, fit_documents=share, overwrite=True
+                model, documents, next(paths), objective=objective, fit_documents=share
             )
             expect(len(built) == len(documents), "every document is indexed")
 
@@ -184,7 +184,7 @@ def _alternate(
     ratios: dict[float | None, list[tuple[float, float]]] = {None: [], SAMPLE: []}
     for _ in range(rounds):
         for share in (None, SAMPLE):
-            taken = _timed(lambda share=share: build(share))
+            taken = _timed(partial(build, share))
             passes.append(_timed(bare))
             builds[share].append(taken)
             around = [(a + b) / 2 for a, b in zip(passes[-2], passes[-1], strict=True)]
@@ -219,8 +219,7 @@ def _labels(batch: Batch) -> Tensor:
 
 
 def _weight(model: nn.Module, layer: Layer) -> nn.Parameter:
-    weight = model.get_parameter(f"{layer.name}.weight")
-    return weight
+    return model.get_parameter(f"{layer.name}.weight")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a person waits: ``wherefrom --help`` and a first ``wherefrom query`` on a demo-like index.
+"""How long a person waits: ``wherefrom --help``, and ``wherefrom query`` on a demo-like index.
 
 Every run is a fresh process; files may be in the operating system's cache. The index is over
 passages of the demo's corpus under a model of the demo's dimensions, untrained.
@@ -90,7 +90,9 @@ def _index(folder: Path, count: int) -> wf.Index:
     model = random_llama(len(tokenizer))
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    return wf.build(folder / "model", documents, folder / "cold.index", fit_documents=min(count, 400))
+    return wf.build(
+        folder / "model", documents, folder / "cold.index", fit_documents=min(count, 400)
+    )
 
 
 def _hits(answer: dict[str, Any]) -> list[tuple[str, float]]:

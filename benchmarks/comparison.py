@@ -25,14 +25,16 @@ __all__ = ["QUERIES", "write_job"]
 
 QUERIES = 20
 LONGEST = 128
-_PROMPT_SHARE = 0.6
+_PROMPT_WORDS = 10
+_COMPLETION_WORDS = 14
 
 
 def write_job(folder: Path, count: int) -> None:
     """Write into ``folder`` everything that the halves read.
 
     The model has the demo's dimensions and is trained for one epoch, so that its gradients have a
-    trained model's spectrum. Queries are held-out passages: their beginning is the prompt.
+    trained model's spectrum. Queries are beginnings of held-out passages, as long as the demo's
+    questions.
 
     Args:
         folder: Exists.
@@ -49,7 +51,7 @@ def write_job(folder: Path, count: int) -> None:
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     held_out = held_out_passages(addresses, passages, 2 * QUERIES)
-    queries = [_query(_shortened(document, tokenizer)) for document in held_out]
+    queries = [_query(document) for document in held_out]
     # Every other one, so that both batches span all years.
     batches = {"first": queries[::2], "second": queries[1::2]}
     with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
@@ -79,8 +81,8 @@ def _shortened(document: Document, tokenizer: PreTrainedTokenizerFast) -> Docume
 
 def _query(document: Document) -> Query:
     words = document.text.split(" ")
-    cut = round(_PROMPT_SHARE * len(words))
-    return Query(" ".join(words[:cut]), "".join(f" {word}" for word in words[cut:]))
+    asked = words[_PROMPT_WORDS : _PROMPT_WORDS + _COMPLETION_WORDS]
+    return Query(" ".join(words[:_PROMPT_WORDS]), "".join(f" {word}" for word in asked))
 
 
 def _rows(tokenised: Sequence[TokenisedDocument]) -> list[dict[str, list[int]]]:

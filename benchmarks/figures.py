@@ -102,9 +102,7 @@ def expect(holds: bool, claim: str) -> str:
     return claim
 
 
-def command(
-    measure: Callable[..., Report], *options: Callable[[Any], Any]
-) -> click.Command:
+def command(measure: Callable[..., Report], *options: Callable[[Any], Any]) -> click.Command:
     """A command line for one benchmark: ``--quick``, ``--output FILE`` and its own ``options``.
 
     Args:
@@ -117,11 +115,11 @@ def command(
             report = measure(quick=quick, **others)
         except BenchmarkError as error:
             raise click.ClickException(str(error)) from error
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         if output is None:
-            click.echo(text, nl=False)
+            click.echo(text)
         else:
-            output.write_text(text, encoding="utf-8")
+            output.write_text(f"{text}\n", encoding="utf-8")
 
     run.__doc__ = measure.__doc__
     decorated: Any = run

@@ -17,6 +17,7 @@ import json  # noqa: E402
 import resource  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -93,6 +94,12 @@ def examples(rows: Sequence[dict[str, list[int]]]) -> list[Batch]:
     return found
 
 
+def peak_memory() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def main() -> None:
     """Fit the factors, score two batches of queries."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -112,45 +119,44 @@ def main() -> None:
     )
     analyzer.set_dataloader_kwargs(DataLoaderKwargs(num_workers=0))
     times: dict[str, float] = {"loading": time.perf_counter() - STARTED}
+    peaks = {"loading": peak_memory()}
 
     def timed(name: str, step: Callable[[], object]) -> None:
         begun = time.perf_counter()
         step()
         times[name] = time.perf_counter() - begun
+        peaks[name] = peak_memory()
 
-    timed(
-        "factors",
-        lambda: analyzer.fit_all_factors(
-            factors_name="ekfac",
-            dataset=documents,
-            per_device_batch_size=BATCH_SIZE,
-            factor_args=FactorArguments(strategy="ekfac", use_empirical_fisher=True),
-            overwrite_output_dir=True,
-        ),
+    fit = partial(
+        analyzer.fit_all_factors,
+        factors_name="ekfac",
+        dataset=documents,
+        per_device_batch_size=BATCH_SIZE,
+        factor_args=FactorArguments(strategy="ekfac", use_empirical_fisher=True),
+        overwrite_output_dir=True,
     )
+    timed("factors", fit)
     for name in ("first", "second"):
         queries = examples(job[name])
-        timed(
-            name,
-            lambda name=name, queries=queries: analyzer.compute_pairwise_scores(
-                scores_name=name,
-                factors_name="ekfac",
-                query_dataset=queries,
-                train_dataset=documents,
-                per_device_query_batch_size=len(queries),
-                per_device_train_batch_size=BATCH_SIZE,
-                score_args=ScoreArguments(damping_factor=None),
-                overwrite_output_dir=True,
-            ),
+        score = partial(
+            analyzer.compute_pairwise_scores,
+            scores_name=name,
+            factors_name="ekfac",
+            query_dataset=queries,
+            train_dataset=documents,
+            per_device_query_batch_size=len(queries),
+            per_device_train_batch_size=BATCH_SIZE,
+            score_args=ScoreArguments(damping_factor=None),
+            overwrite_output_dir=True,
         )
+        timed(name, score)
         if name == "first":
             times["total"] = time.perf_counter() - STARTED
     scores = analyzer.load_pairwise_scores("first")["all_modules"]
     np.save(folder / "kronfluence.npy", scores.double().numpy())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {
         "seconds": times,
-        "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "peak_bytes": {**peaks, "end": peak_memory()},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,14 @@ def measure(*, quick: bool) -> Report:
         started = time.perf_counter()
         collection = _store(Path(folder), count)
         writing = time.perf_counter() - started
-        first = seconds(lambda: scan(collection.copy, collection.queries[0]))
+        first = seconds(partial(scan, collection.copy, collection.queries[0]))
         bandwidth = Bandwidth(_LARGER_THAN_ANY_CACHE // (16 if quick else 1))
         bandwidth.measure()
-        speeds, scans, searches = [], [], []
-        candidates = []
+        speeds, scans, searches, candidates = [], [], [], []
         for i in range(rounds):
             query = collection.queries[i % len(collection.queries)]
             speeds.append(bandwidth.measure())
-            scans.append(seconds(lambda query=query: scan(collection.copy, query)))
+            scans.append(seconds(partial(scan, collection.copy, query)))
             begun = time.perf_counter()
             found = search(collection.table, collection.copy, query, _K)
             searches.append(time.perf_counter() - begun)

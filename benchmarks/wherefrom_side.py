@@ -30,6 +30,7 @@ def main() -> None:
         for name in ("first", "second")
     )
     times = {"loading": time.perf_counter() - STARTED}
+    peaks = {"loading": peak_memory()}
     begun = time.perf_counter()
     index = wf.build(
         folder / "model",
@@ -39,9 +40,11 @@ def main() -> None:
         overwrite=True,
     )
     times["build"] = time.perf_counter() - begun
+    peaks["build"] = peak_memory()
     begun = time.perf_counter()
     exact = index.scores(first, tier="exact")
     times["exact"] = time.perf_counter() - begun
+    peaks["exact"] = peak_memory()
     times["total"] = time.perf_counter() - STARTED
     for name, queries in (("first", first), ("second", second)):
         begun = time.perf_counter()
@@ -56,7 +59,7 @@ def main() -> None:
     )
     found = {
         "seconds": times,
-        "peak_bytes": peak_memory(),
+        "peak_bytes": {**peaks, "end": peak_memory()},
         "threads": torch.get_num_threads(),
         "bytes_per_document": index.manifest.encoder.bytes_per_document,
     }

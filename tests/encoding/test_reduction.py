@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -68,7 +67,7 @@ def sketches(dimension: int, count: int) -> list[Sketch]:
 @pytest.mark.parametrize("dimension", [3, 16, 40])
 def test_pairs_of_coordinates_meet_and_agree_as_independent_draws_would(dimension: int) -> None:
     """In different runs, within a layer or across: they share a bucket once in m, signs even."""
-    drawn = torch.stack([matrix(sketch) for sketch in sketches(dimension, 1500)])
+    drawn = torch.stack([matrix(sketch) for sketch in sketches(dimension, 800)])
     signs, buckets = drawn.sum(2), drawn.abs().argmax(2)
     # First coordinates of layers, the start of a layer's second run, and neighbours in one run.
     first, second, third = 0, SIZES[0], sum(SIZES[:3])
@@ -77,10 +76,10 @@ def test_pairs_of_coordinates_meet_and_agree_as_independent_draws_would(dimensio
         pairs.append((first, dimension))
     for one, other in pairs:
         met = (buckets[:, one] == buckets[:, other]).double().mean()
-        assert abs(met - 1 / dimension) < 4 * (1 / dimension / 1500) ** 0.5
-        assert abs((signs[:, one] * signs[:, other]).mean()) < 4 / 1500**0.5
-    assert abs(signs[:, 0].mean()) < 4 / 1500**0.5
-    assert abs((signs[:, 0] * signs[:, 1]).mean()) < 4 / 1500**0.5
+        assert abs(met - 1 / dimension) < 4 * (1 / dimension / 800) ** 0.5
+        assert abs((signs[:, one] * signs[:, other]).mean()) < 4 / 800**0.5
+    assert abs(signs[:, 0].mean()) < 4 / 800**0.5
+    assert abs((signs[:, 0] * signs[:, 1]).mean()) < 4 / 800**0.5
 
 
 def pairs_of_vectors() -> dict[str, tuple[Tensor, Tensor]]:
@@ -102,21 +101,19 @@ def pairs_of_vectors() -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize("dimension", [8, 32])
-@pytest.mark.parametrize("kind", pairs_of_vectors())
-def test_inner_products_are_unbiased_with_the_promised_variance(kind: str, dimension: int) -> None:
-    x, y = pairs_of_vectors()[kind]
-    count = 2000
-    products = []
-    for sketch in sketches(dimension, count):
-        one, other = reduced(sketch, split(torch.stack([x, y])))
-        products.append(float(one @ other))
-    truth = float(x @ y)
-    bound = float((x @ x) * (y @ y) + truth**2) / dimension
-    assert abs(np.mean(products) - truth) <= 4 * (bound / count) ** 0.5
-    # The sample variance scatters too; for heavy tails by a few per cent at this many draws.
-    assert np.var(products) <= 1.25 * bound
-    if kind == "one coordinate":
-        assert set(products) == {1.0}
+def test_inner_products_are_unbiased_with_the_promised_variance(dimension: int) -> None:
+    count = 1500
+    pairs = pairs_of_vectors()
+    parts = split(torch.cat([torch.stack(pair) for pair in pairs.values()]))
+    drawn = torch.stack([reduced(sketch, parts) for sketch in sketches(dimension, count)])
+    products = (drawn[:, ::2] * drawn[:, 1::2]).sum(2)
+    for i, (kind, (x, y)) in enumerate(pairs.items()):
+        truth = float(x @ y)
+        bound = float((x @ x) * (y @ y) + truth**2) / dimension
+        assert abs(float(products[:, i].mean()) - truth) <= 4 * (bound / count) ** 0.5, kind
+        # The sample variance scatters too; for heavy tails by a few per cent at this many draws.
+        assert float(products[:, i].var()) <= 1.25 * bound, kind
+    assert products[:, list(pairs).index("one coordinate")].unique().tolist() == [1.0]
 
 
 @given(seed=st.integers(0, 2**64 - 1), a=st.integers(-9, 9), dimension=st.integers(1, 120))
@@ -150,7 +147,7 @@ def test_the_sketch_of_a_seed_never_changes() -> None:
         ).hexdigest()[:16]
         for dimension in (16, 50, 300)
     }
-    assert digests == {}
+    assert digests == {16: "01784b5fcff740a4", 50: "2cf4db6481f86755", 300: "17ccf595312f8220"}
 
 
 @pytest.mark.parametrize("dimension", [0, -4])

@@ -101,9 +101,9 @@ QUESTIONS = (
         years=(1790, 1820),
     ),
     Question(
-        name="rebellion",
-        prompt="Until the rebellion is put down, the loyal States will",
-        completion=" support the Union armies, and the slaves of the insurgents shall be free.",
+        name="emancipation",
+        prompt="Congress must now decide on",
+        completion=" emancipation in the rebel States and the freedom of the slaves.",
         years=(1861, 1866),
     ),
     Question(
@@ -114,8 +114,8 @@ QUESTIONS = (
     ),
     Question(
         name="terror",
-        prompt="Tonight our troops are fighting",
-        completion=" the terrorists of Iraq and Afghanistan, and we will defend our homeland.",
+        prompt="America will not wait while",
+        completion=" terrorists plot against our homeland from Iraq and Afghanistan.",
         years=(2002, 2008),
     ),
 )
