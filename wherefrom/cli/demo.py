@@ -52,9 +52,8 @@ def demo(directory: Path) -> None:
         )
         answer_table(shown, console)
         console.print()
-    console.print(run.eras.in_words())
-    for name, hits, random in run.eras.by_question:
-        console.print(f"  {name}: {hits:.1f} years away, random passages {random:.1f}")
+    for check in run.eras:
+        console.print(check.in_words())
     made = "reused" if run.reused else "made"
     console.print(
         f"\nModel and index over {len(run.index):,} passages {made} in {directory}; "

@@ -6,8 +6,6 @@ interrupted.
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -16,6 +14,7 @@ import click
 
 from wherefrom import __version__
 from wherefrom.cli.failures import one_line_failures
+from wherefrom.cli.startup import prepare_process
 from wherefrom.records import SCORE_CONTRACT
 
 __all__ = ["commands", "main"]
@@ -25,15 +24,6 @@ _COMMANDS = {
     "build": "wherefrom.cli.build:build",
     "query": "wherefrom.cli.query:query",
     "info": "wherefrom.cli.info:info",
-}
-# transformers and its tokenizers read these when they are imported. Nothing is ever downloaded, and
-# the terminal belongs to the command.
-_LIBRARIES = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
 }
 
 
@@ -80,8 +70,7 @@ def commands() -> None:
     Index the documents once by their influence on a model (EK-FAC), then ask which of them made a
     completion more likely (proponents) or less likely (opponents).
     """
-    for name, value in _LIBRARIES.items():
-        os.environ.setdefault(name, value)
+    prepare_process()
 
 
 def main() -> None:
@@ -90,7 +79,4 @@ def main() -> None:
     Raises:
         SystemExit: Always, with the exit status.
     """
-    # Importing torch and its like makes a million objects and drops none of them. To look for garbage
-    # after every 700, as is the default, takes a fifth of a cold start.
-    gc.set_threshold(100_000, 20, 20)
     commands(prog_name="wherefrom")

@@ -34,8 +34,7 @@ from wherefrom.records import SCORE_CONTRACT, Hit
 
 __all__ = ["answer_table", "emit_json", "print_facts", "terminal"]
 
-_WIDEST_METADATA = 20
-_WIDEST_ID = 24
+_WIDEST_METADATA = 22
 _GAP = 3
 _EXCERPT = 240
 
@@ -81,10 +80,7 @@ def answer_table(answer: Answer, console: Console) -> None:
         if hits:
             console.print()
             console.print(Text(title, style="bold"))
-            hidden = _print_hits(hits, style, console)
-            if hidden:
-                names = ", ".join(map(printable, hidden))
-                console.print(Text(f"No room to show: {names}", style="dim"))
+            _print_hits(hits, style, console)
     if not answer.proponents and not answer.opponents:
         console.print()
         console.print(Text(empty_in_words(answer), style="bold"))
@@ -124,55 +120,51 @@ def _edged(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Which columns a table of hits has, and how wide they are."""
+    """Metadata columns of a table of hits with their widths, and the metadata without a column."""
 
-    metadata: dict[str, int]
-    hidden: list[str]
-    doc_id: int
-    text: int
+    columns: dict[str, int]
+    rest: list[str]
+    document: int
 
 
-def _print_hits(hits: Sequence[Hit], style: str, console: Console) -> list[str]:
-    """Print one sign's hits; returns the metadata columns there was no room for."""
+def _print_hits(hits: Sequence[Hit], style: str, console: Console) -> None:
+    """Print one sign's hits; metadata without a column stand above the text."""
     layout = _layout(hits, console.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("nats", justify="right", style=style, no_wrap=True)
-    for name, width in layout.metadata.items():
+    for name, width in layout.columns.items():
         table.add_column(Text(printable(name)), max_width=width, no_wrap=True, overflow="ellipsis")
-    table.add_column("document", width=layout.doc_id, overflow="fold")
-    if layout.text:
-        table.add_column("text", width=layout.text, overflow="fold")
+    table.add_column("document", width=layout.document, overflow="fold")
     for hit in hits:
-        values = [_value(hit, name) for name in layout.metadata]
-        cells = [str(hit.rank), signed(hit.score), *values, printable(hit.doc_id)]
-        if layout.text:
-            cells.append(excerpt(hit.text, max(_EXCERPT, 2 * layout.text)))
-        table.add_row(*map(Text, cells))
+        values = [_value(hit, name) for name in layout.columns]
+        facts = [printable(hit.doc_id)]
+        facts += [f"{printable(name)}: {_value(hit, name)}" for name in layout.rest]
+        document = Text(" · ".join(facts), style="dim" if hit.text else "")
+        if hit.text:
+            text = excerpt(hit.text, max(_EXCERPT, 2 * layout.document))
+            document = Text.assemble(document, "\n", Text(text))
+        table.add_row(str(hit.rank), signed(hit.score), *map(Text, values), document)
     console.print(table)
-    return layout.hidden
 
 
 def _layout(hits: Sequence[Hit], width: int) -> _Layout:
-    """Give the text what it needs first, then metadata columns from left to right."""
+    """Give the document what it needs first, then metadata columns from left to right."""
     ranks = cell_len(str(hits[-1].rank))
     scores = max(cell_len(signed(hit.score)) for hit in hits)
-    doc_id = max(cell_len("document"), *(cell_len(printable(hit.doc_id)) for hit in hits))
-    doc_id = min(doc_id, _WIDEST_ID, max(8, width // 5))
-    room = width - ranks - max(scores, 4) - doc_id - 2 * _GAP
-    has_text = any(hit.text for hit in hits)
-    wanted_text = max(16, width // 3) + _GAP if has_text else 0
-    shown: dict[str, int] = {}
-    hidden: list[str] = []
+    room = width - ranks - max(scores, 4) - 2 * _GAP
+    wanted = max(20, width * 2 // 5)
+    columns: dict[str, int] = {}
+    rest: list[str] = []
     for name in dict.fromkeys(name for hit in hits for name in hit.metadata):
         widest = max(cell_len(printable(name)), *(cell_len(_value(hit, name)) for hit in hits))
         wide = min(widest, _WIDEST_METADATA)
-        if hidden or room - wide - _GAP < wanted_text:
-            hidden.append(name)
+        if rest or room - wide - _GAP < wanted:
+            rest.append(name)
             continue
-        shown[name] = wide
+        columns[name] = wide
         room -= wide + _GAP
-    return _Layout(shown, hidden, doc_id, max(8, room - _GAP) if has_text else 0)
+    return _Layout(columns, rest, max(8, room))
 
 
 def _value(hit: Hit, name: str) -> str:
