@@ -484,6 +484,48 @@ def test_stored_scores_are_products_of_the_vectors_shown(tmp_path: Path) -> None
     assert np.abs(stored[0] - stored[1]).max() > 1e-3, "another seed, another sketch"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "count"), [(10, 10), (0.25, 5), (0.001, 1), (99, 20), (1.0, 20)]
+)
+def test_the_curvature_may_be_fitted_on_a_sample(tmp_path: Path, wanted: float, count: int) -> None:
+    """Which documents these are does not depend on their order."""
+    documents = text_documents()
+    first, second = (
+        wf.build(
+            tiny_llama(),
+            given,
+            tmp_path / name,
+            objective=wf.CausalLM(TOKENIZER),
+            encoder="none",
+            fit_documents=wanted,
+        )
+        for name, given in (("first", documents), ("second", shuffled(documents)))
+    )
+    assert first.manifest.curvature.fit_documents == first.curvature.documents == count
+    assert first.manifest.scale == 1 / 20
+    scores = [scores_by_id(index, "exact") for index in (first, second)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6, atol=1e-9 * np.abs(scores).max())
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind", "dimension", "stored"),
+    [(2880, "none", 720, 2880), (2879, "sketch", 720, 1440), (129, "sketch", 64, 128)],
+)
+def test_the_budget_decides_on_the_encoder(
+    tmp_path: Path, budget: int, kind: str, dimension: int, stored: int
+) -> None:
+    index = wf.build(
+        tiny_llama(),
+        text_documents(8),
+        tmp_path / "i",
+        objective=wf.CausalLM(TOKENIZER),
+        bytes_per_document=budget,
+    )
+    record = index.manifest.encoder
+    assert (record.kind, record.dimension, record.bytes_per_document) == (kind, dimension, stored)
+    assert index.vectors().shape == (8, dimension)
+
+
 def test_absurd_damping_warns_and_is_remembered(tmp_path: Path) -> None:
     def build(name: str, damping: float) -> wf.Index:
         return wf.build(
