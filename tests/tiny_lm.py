@@ -94,7 +94,7 @@ def tiny_llama(seed: int = 2) -> nn.Module:
 
 
 def text_documents(count: int = 20, seed: int = 0) -> list[Document]:
-    """Texts of many lengths with metadata, some of it missing; numbers 1 and 6 are the same."""
+    """Texts of many lengths, numbers 1 and 6 the same; ``count`` is no multiple of 7."""
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, int(rng.integers(2, 12)))) for _ in range(count)]
     texts[6] = texts[1]

@@ -131,7 +131,7 @@ def digits(shape: tuple[int, int], kind: str) -> NDArray[np.int8]:
     return np.asarray(np.full(shape, 127) * sign, np.int8)
 
 
-@pytest.mark.parametrize("width", [1, 63, 256, 1024, 1025, (1 << 17) + 64])
+@pytest.mark.parametrize("width", [1, 63, 256, 1024, 1025, (1 << 18) + 64])
 @pytest.mark.parametrize("kind", ["random", "largest", "alternating"])
 @pytest.mark.usefixtures("kernel")
 def test_integer_products_are_exact(kind: str, width: int) -> None:
@@ -177,7 +177,7 @@ def test_bounds_do_not_depend_on_how_rows_are_read(monkeypatch: pytest.MonkeyPat
     vectors = np.random.default_rng(3).standard_normal((40, 70)).astype(np.float32)
     copy = copy_of(vectors)
     whole = scan(copy, vectors[0])
-    monkeypatch.setattr(scan_module, "_ROWS", 7)
+    monkeypatch.setattr(scan_module, "_CHUNK", 7 * 128)
     parts = scan(copy, vectors[0])
     assert parts.ordinals.tolist() == list(range(40))
     assert parts.estimate.tobytes() == whole.estimate.tobytes()

@@ -235,7 +235,7 @@ def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> No
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return wf.build(
         tiny_llama(),
-        text_documents(),
+        text_documents(150),
         tmp_path_factory.mktemp("search") / "i",
         objective=wf.CausalLM(tiny_tokenizer()),
         encoder="sketch",
@@ -246,16 +246,19 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 def test_a_certificate_says_what_was_searched(index: Index) -> None:
     answer = index.query(prompt="gold", completion=" silver trade", k=1)
     certificate = answer.certificate
-    assert (certificate.tier, certificate.certified, certificate.documents) == ("stored", True, 20)
-    assert 2 <= certificate.candidates < 20
+    assert (certificate.tier, certificate.certified, certificate.documents) == ("stored", True, 150)
+    assert 2 <= certificate.candidates < 100
     scores = index.scores([wf.Query("gold", " silver trade")], tier="stored")[0]
     assert certificate.next_bound is not None
-    below = np.sort(np.abs(scores))[: 20 - certificate.candidates]
+    below = np.sort(np.abs(scores))[: 150 - certificate.candidates]
     assert (below <= certificate.next_bound).all()
     assert answer.proponents[0].score == scores.max()
     assert answer.opponents[0].score == scores.min()
-    everything = index.query(prompt="gold", completion=" silver trade", k=100).certificate
-    assert (everything.candidates, everything.next_bound) == (20, None)
+    everything = index.query(prompt="gold", completion=" silver trade", k=1000)
+    assert everything.certificate.next_bound in (None, 0.0)
+    assert len(everything.proponents) + len(everything.opponents) == 150
+    some = index.query(prompt="gold", completion=" war", k=1, where={"party": "Whig"})
+    assert some.certificate.documents == 38
 
 
 @pytest.mark.parametrize("k", [0, -1, True, 2.0, "3", None])

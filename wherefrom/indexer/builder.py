@@ -69,7 +69,7 @@ Documents = str | os.PathLike[str] | Iterable[Document] | tuple[Tensor, Tensor]
 _SHARD_BYTES = 1 << 26
 _LONGEST_SHARD = 1024
 _SAMPLE = 48
-_POSITIONS = 4096
+_POSITIONS = 2048
 
 
 class IndexBuilder:
@@ -121,7 +121,7 @@ class IndexBuilder:
         self._loaded = load_model(model, device)
         self._tokenizer = tokenizer_of(objective, self._loaded, tensors)
         self._context = None if tensors else context_of(objective, self._loaded)
-        if isinstance(objective, CausalLM):
+        if type(objective) is CausalLM:
             objective = CausalLM(self._tokenizer, context=self._context)
         layers = select_layers(self._loaded.module, options.layers)
         self._extractor = GradientExtractor(self._loaded.module, objective, layers)
@@ -347,8 +347,11 @@ class IndexBuilder:
 
     def _check_vacuity(self, source: Source, curvature: FittedEKFAC) -> list[str]:
         chosen = sample(source, _SAMPLE, self._options.seed + 1)
-        shard = next(source.shards(_SAMPLE, chosen))
-        batch = shard.examples.batch(np.arange(len(shard.documents)))
+        examples = next(source.shards(_SAMPLE, chosen)).examples
+        # All pairs of one batch, so what fits into one: the shortest of the sample.
+        order = np.argsort(examples.lengths, kind="stable")
+        padded = examples.lengths[order] * np.arange(1, len(order) + 1)
+        batch = examples.batch(order[: max(3, int((padded <= _POSITIONS).sum()))])
         correlation = gradient_dot_correlation(self._extractor, curvature, batch)
         if not correlation >= VACUOUS:
             return []

@@ -23,27 +23,32 @@ VACUOUS = 0.98
 def gradient_dot_correlation(
     extractor: GradientExtractor, curvature: FittedEKFAC, batch: Batch
 ) -> float:
-    """Pearson correlation of influence with the gradient dot, over pairs of different documents.
+    """Pearson correlation of influence with gradient dots, over pairs of different documents.
+
+    Influence is compared with the plain gradient dot and with the one that weights each layer by
+    the mean of its damped inverse eigenvalues, which is what large damping leaves of it.
 
     Returns:
-        NaN when there are fewer than three pairs or one of the two is constant.
+        The larger of the two; NaN when there are fewer than three pairs or all are alike.
     """
     rotation = curvature.rotation()
     count = len(batch)
-    whitened = torch.zeros(count, count, dtype=torch.float64, device=extractor.device)
-    plain = torch.zeros_like(whitened)
+    sums = torch.zeros(3, count, count, dtype=torch.float64, device=extractor.device)
 
     def add(pair: LayerPair) -> None:
         rotated = rotation(pair)  # orthogonal, so dot products are those of the raw gradients
+        whitening = curvature.whitening(pair.layer)
+        scaled = (rotated * whitening).flatten(1)
         flat = rotated.flatten(1)
-        plain.add_((flat @ flat.T).double())
-        scaled = (rotated * curvature.whitening(pair.layer)).flatten(1)
-        whitened.add_((scaled @ scaled.T).double())
+        plain = (flat @ flat.T).double()
+        sums[0] += (scaled @ scaled.T).double()
+        sums[1] += plain
+        sums[2] += plain * whitening.double().square().mean()
 
     with extractor.session():
         true_gradients(extractor, batch, add)
-    pairs = np.triu_indices(count, 1)
-    one, other = whitened.cpu().numpy()[pairs], plain.cpu().numpy()[pairs]
-    if len(one) < 3 or one.std() == 0.0 or other.std() == 0.0:
+    rows, columns = np.triu_indices(count, 1)
+    influence, *dots = sums.cpu().numpy()[:, rows, columns]
+    if len(rows) < 3 or influence.std() == 0.0 or any(dot.std() == 0.0 for dot in dots):
         return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])
+    return max(float(np.corrcoef(influence, dot)[0, 1]) for dot in dots)

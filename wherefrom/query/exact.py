@@ -6,7 +6,7 @@ document's raw gradient is dotted with it; documents need no rotation. Layers ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,26 +22,32 @@ __all__ = ["exact_products", "preconditioned"]
 
 
 def preconditioned(
-    extractor: GradientExtractor, curvature: FittedEKFAC, query: Batch
+    extractor: GradientExtractor, curvature: FittedEKFAC, queries: Sequence[Batch]
 ) -> list[Tensor]:
-    """``(G + lambda)^-1 grad f`` of one query: a float64 ``[d_out, d_in]`` for each layer."""
+    """``(G + lambda)^-1 grad f`` of each query, one query a batch.
+
+    Returns:
+        For each layer float64 ``[query, d_out x d_in]``.
+    """
     rotation = curvature.rotation()
-    solved: list[Tensor] = [
-        torch.zeros(layer.shape, dtype=torch.float64, device=extractor.device)
+    solved = [
+        torch.zeros(len(queries), layer.size, dtype=torch.float64, device=extractor.device)
         for layer in extractor.layers
     ]
-
-    def keep(pair: LayerPair) -> None:
-        solved[pair.layer] = curvature.precondition(pair.layer, rotation(pair)[0])
-
     with extractor.session():
-        true_gradients(extractor, query, keep)
+        for i, query in enumerate(queries):
+
+            def keep(pair: LayerPair, row: int = i) -> None:
+                raw = curvature.precondition(pair.layer, rotation(pair)[0])
+                solved[pair.layer][row] = raw.reshape(-1)
+
+            true_gradients(extractor, query, keep)
     return solved
 
 
 def exact_products(
     extractor: GradientExtractor,
-    queries: list[list[Tensor]],
+    queries: list[Tensor],
     documents: Iterable[tuple[NDArray[np.int64], Batch]],
     count: int,
 ) -> NDArray[np.float64]:
@@ -49,25 +55,23 @@ def exact_products(
 
     Args:
         extractor: Model, objective and layers.
-        queries: From :func:`preconditioned`, one a query.
+        queries: From :func:`preconditioned`.
         documents: ``(positions, batch)``.
         count: Number of documents.
 
     Returns:
         float64 ``[query, document]``.
     """
-    result = np.zeros((len(queries), count))
-    stacked = [torch.stack(layer).flatten(1) for layer in zip(*queries, strict=True)]
-
+    result = np.zeros((len(queries[0]), count))
     with extractor.session():
         for positions, batch in documents:
             products = torch.zeros(
-                len(queries), len(batch), dtype=torch.float64, device=extractor.device
+                result.shape[0], len(batch), dtype=torch.float64, device=extractor.device
             )
 
             def add(pair: LayerPair, products: Tensor = products) -> None:
                 gradient = torch.bmm(pair.deltas.transpose(1, 2), pair.activations)
-                products.add_(stacked[pair.layer] @ gradient.double().flatten(1).T)
+                products.add_(queries[pair.layer] @ gradient.double().flatten(1).T)
 
             true_gradients(extractor, batch, add)
             result[:, positions] = products.cpu().numpy()

@@ -23,7 +23,7 @@ from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.exact import exact_products, preconditioned
 from wherefrom.query.search import inner_products, search
-from wherefrom.records import Certificate, Hit, Query, Sign
+from wherefrom.records import Certificate, Document, Hit, Query, Sign
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, StoredRows, Where
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Queries = Sequence[Query] | tuple[Tensor, Tensor]
 Tier = Literal["stored", "exact"]
 
 _ROWS_PER_READ = 1024
-_MOST_POSITIONS = 4096
+_MOST_POSITIONS = 2048
 
 
 class Index:
@@ -146,11 +146,12 @@ class Index:
         ordinals = self._table.where(where) if where else None
         found = search(self._table, self._scan, encoded.vectors[0], k, sign=sign, ordinals=ordinals)
         scale = self.manifest.scale
+        proponents, opponents = self._hits(found.proponents, found.opponents)
         bound = None if found.next_bound is None else found.next_bound * scale
         return Answer(
             query=asked,
-            proponents=self._hits(found.proponents),
-            opponents=self._hits(found.opponents),
+            proponents=proponents,
+            opponents=opponents,
             certificate=Certificate("stored", True, found.documents, found.candidates, bound),
             log_likelihood=float(encoded.nats[0]),
             scored_tokens=int(
@@ -211,24 +212,32 @@ class Index:
                 )
             yield TextExamples([tokens], ["query"]).batch(np.array([0]))
 
-    def _hits(self, found: Sequence[tuple[int, float]]) -> tuple[Hit, ...]:
-        if not found:
-            return ()
-        rows = self._table.rows(np.array([ordinal for ordinal, _ in found]))
-        documents = rows.documents()
-        return tuple(
-            Hit(
-                rank=i + 1,
-                doc_id=documents[i].doc_id,
-                score=product * self.manifest.scale,
-                text=documents[i].text,
-                metadata=documents[i].metadata,
-                parent_id=documents[i].parent_id,
-                char_start=documents[i].char_start,
-                tokens=int(rows.tokens[i]),
-                norm=float(rows.norms[i]),
+    def _hits(self, *lists: Sequence[tuple[int, float]]) -> list[tuple[Hit, ...]]:
+        """Hits for lists of ``(ordinal, inner product)``; their rows are read at once."""
+        ordinals = [ordinal for found in lists for ordinal, _ in found]
+        if not ordinals:
+            return [() for _ in lists]
+        rows = self._table.rows(np.array(ordinals))
+        facts = iter(zip(rows.documents(), rows.tokens.tolist(), rows.norms.tolist(), strict=True))
+        return [
+            tuple(
+                self._hit(rank, product, *next(facts))
+                for rank, (_, product) in enumerate(found, start=1)
             )
-            for i, (_, product) in enumerate(found)
+            for found in lists
+        ]
+
+    def _hit(self, rank: int, product: float, document: Document, tokens: int, norm: float) -> Hit:
+        return Hit(
+            rank=rank,
+            doc_id=document.doc_id,
+            score=product * self.manifest.scale,
+            text=document.text,
+            metadata=document.metadata,
+            parent_id=document.parent_id,
+            char_start=document.char_start,
+            tokens=tokens,
+            norm=norm,
         )
 
     def _identity(self) -> Mapping[str, Any]:
@@ -291,12 +300,10 @@ class Index:
         if tier != "exact":
             raise QueryError(f"tier={tier!r} is unknown; give 'exact' or 'stored'")
         asker = self._model()
-        solved = [
-            preconditioned(asker.extractor, asker.encoder.curvature, batch)
-            for batch in self._query_batches(queries)
-        ]
-        if not solved:
+        asked = list(self._query_batches(queries))
+        if not asked:
             return np.empty((0, len(self)))
+        solved = preconditioned(asker.extractor, asker.encoder.curvature, asked)
         products = exact_products(asker.extractor, solved, self._documents(), len(self))
         return products * self.manifest.scale
 

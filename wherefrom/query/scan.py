@@ -27,7 +27,8 @@ __all__ = ["Bounds", "scan"]
 
 _DIGIT = 128
 _LARGEST = 127 * _DIGIT
-_ROWS = 4096
+_CHUNK = 1 << 26  # bytes; each product costs a rendezvous of threads, so few large ones
+_COPIED_CHUNK = 1 << 22  # bytes, where a filter makes copies
 _INT32_COLUMNS = 1 << 17  # 128 * 128 * 2**17 = 2**31 bounds the sums of 127 * 127
 _FLOAT_COLUMNS = 1 << 10  # 127 * 127 * 2**10 < 2**24
 _UNIT = 2.0**-53
@@ -75,7 +76,8 @@ def scan(
     bounds = Bounds(np.empty(count, np.int64), np.empty(count), np.empty(count))
     rounding = (len(wide) + 16) * _UNIT
     start = 0
-    for chunk in copy.chunks(_ROWS, ordinals):
+    size = _CHUNK if ordinals is None else _COPIED_CHUNK
+    for chunk in copy.chunks(max(1, size // len(wide)), ordinals):
         part = slice(start, start + len(chunk.ordinals))
         products = _integer_products(chunk.codes, digits)
         bounds.ordinals[part] = chunk.ordinals

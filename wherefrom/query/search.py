@@ -1,13 +1,15 @@
 """Certified search: the true top k of the stored vectors, with scores in float64.
 
-The scan bounds every document's inner product; documents whose upper bound reaches the k-th best
-lower bound are *candidates*, and the true top k is among them, ties included. Their scores are then
-computed from the stored rows, one row at a time in one fixed order, so they do not depend on what
-else was asked, on chunking, threads or backend.
+The scan bounds every document's inner product. The documents with the best estimates are scored in
+full first; then every other document whose upper bound reaches the k-th best score so far. So the
+true top k is among those scored, ties included. Scores are computed from the stored rows, row by
+row in one fixed order, so they do not depend on what else was asked, on chunking, threads or
+backend.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +29,12 @@ class Found:
     """Result of a search, in units of inner products (not divided by N).
 
     Attributes:
-        proponents: ``(ordinal, inner product)`` of the k largest positive ones, best first.
-        opponents: Likewise of the k smallest negative ones, most negative first.
+        proponents: ``(ordinal, inner product)`` of the k largest positive ones, best first, ties
+            by doc_id.
+        opponents: Likewise of the k most negative ones.
         documents: How many documents were searched.
         candidates: How many had their inner product computed in full.
-        next_bound: Upper bound of the absolute value for all others; ``None`` without others.
+        next_bound: Upper bound, in the directions asked for, of all others; ``None`` without any.
     """
 
     proponents: list[tuple[int, float]]
@@ -54,6 +57,35 @@ def inner_products(
         for j, vector in enumerate(vectors):
             out[i, j] = np.add.reduce(vector * query)
     return out
+
+
+class _Direction:
+    """The best k of one end of the ranking, as rows are scored; larger is better."""
+
+    def __init__(self, sign: float, k: int) -> None:
+        self.sign = sign
+        self._k = k
+        self._best: list[tuple[float, str, int]] = []
+
+    @property
+    def threshold(self) -> float:
+        """What a further document has to reach: the k-th best so far, or more than nothing."""
+        full = len(self._best) == self._k
+        return self._best[-1][0] if full else float(np.nextafter(0.0, 1.0))
+
+    def add(
+        self, ordinals: NDArray[np.int64], doc_ids: list[str], products: NDArray[np.float64]
+    ) -> None:
+        """Take in scored documents."""
+        signed = self.sign * products
+        for i in np.flatnonzero(signed >= self.threshold):
+            self._best.append((float(signed[i]), doc_ids[i], int(ordinals[i])))
+        self._best.sort(key=lambda entry: (-entry[0], entry[1]))
+        del self._best[self._k :]
+
+    def found(self) -> list[tuple[int, float]]:
+        """The best: ordinals and inner products."""
+        return [(ordinal, self.sign * value) for value, _, ordinal in self._best]
 
 
 def search(
@@ -80,53 +112,50 @@ def search(
         IntegrityError: A candidate's row differs from its digest.
     """
     bounds = scan(copy, query, ordinals)
-    want_positive, want_negative = sign != "opponents", sign != "proponents"
-    chosen = np.zeros(len(bounds.ordinals), bool)
-    if want_positive:
-        chosen |= _reaching(bounds.estimate, bounds.error, k)
-    if want_negative:
-        chosen |= _reaching(-bounds.estimate, bounds.error, k)
-    candidates = bounds.ordinals[chosen]
-    doc_ids: list[str] = []
-    products = np.empty(len(candidates))
-    for start in range(0, len(candidates), _ROWS):
-        rows = table.rows(candidates[start : start + _ROWS])
-        products[start : start + len(rows)] = inner_products(rows.codes, query[None])[0]
-        doc_ids += rows.doc_ids
+    proponents, opponents = _Direction(1.0, k), _Direction(-1.0, k)
+    asked = {
+        "both": [proponents, opponents],
+        "proponents": [proponents],
+        "opponents": [opponents],
+    }[sign]
+    done = np.zeros(len(bounds.ordinals), bool)
+    for wanted in _rounds(bounds, asked, done, 2 * k):
+        for start in range(0, len(wanted), _ROWS):
+            chosen = bounds.ordinals[wanted[start : start + _ROWS]]
+            rows = table.rows(chosen)
+            products = inner_products(rows.codes, query[None])[0]
+            for direction in asked:
+                direction.add(chosen, rows.doc_ids, products)
+        done[wanted] = True
+    rest = ~done
+    limits = [float(_upper(bounds, d)[rest].max()) for d in asked] if rest.any() else []
     return Found(
-        _best(candidates, products, doc_ids, k) if want_positive else [],
-        [(o, -p) for o, p in _best(candidates, -products, doc_ids, k)] if want_negative else [],
+        proponents.found(),
+        opponents.found(),
         len(bounds.ordinals),
-        len(candidates),
-        _next_bound(bounds, ~chosen, sign),
+        int(done.sum()),
+        max(0.0, *limits) if limits else None,
     )
 
 
-def _reaching(
-    estimate: NDArray[np.float64], error: NDArray[np.float64], k: int
-) -> NDArray[np.bool_]:
-    """Which upper bounds reach the k-th best lower bound (and can be positive at all)."""
-    upper, lower = estimate + error, estimate - error
-    if k >= len(lower):
-        return np.greater(upper, 0.0)
-    threshold = np.partition(lower, len(lower) - k)[len(lower) - k]
-    reaching: NDArray[np.bool_] = (upper >= threshold) & (upper > 0.0)
-    return reaching
+def _upper(bounds: Bounds, direction: _Direction) -> NDArray[np.float64]:
+    """Upper bounds in a direction."""
+    return direction.sign * bounds.estimate + bounds.error
 
 
-def _best(
-    ordinals: NDArray[np.int64], products: NDArray[np.float64], doc_ids: list[str], k: int
-) -> list[tuple[int, float]]:
-    """The k largest positive products, ties by doc_id."""
-    positive = np.flatnonzero(products > 0.0)
-    order = sorted(positive.tolist(), key=lambda i: (-products[i], doc_ids[i]))
-    return [(int(ordinals[i]), float(products[i])) for i in order[:k]]
-
-
-def _next_bound(bounds: Bounds, others: NDArray[np.bool_], sign: Sign) -> float | None:
-    """Upper bound, over documents left out, of what could have entered a list."""
-    if not others.any():
-        return None
-    estimate, error = bounds.estimate[others], bounds.error[others]
-    ends = {"proponents": [estimate], "opponents": [-estimate], "both": [estimate, -estimate]}[sign]
-    return max(0.0, *(float((end + error).max()) for end in ends))
+def _rounds(
+    bounds: Bounds, asked: list[_Direction], done: NDArray[np.bool_], first: int
+) -> Iterator[NDArray[np.int64]]:
+    """Which documents to score: the best estimates first, then all that could still enter."""
+    best = np.zeros(len(done), bool)
+    for direction in asked:
+        estimate = direction.sign * bounds.estimate
+        if first < len(estimate):
+            best[np.argpartition(-estimate, first)[:first]] = True
+        else:
+            best[:] = True
+    yield np.flatnonzero(best)
+    left = np.zeros(len(done), bool)
+    for direction in asked:
+        left |= _upper(bounds, direction) >= direction.threshold
+    yield np.flatnonzero(left & ~done)
