@@ -35,6 +35,10 @@ class Examples(Protocol):
         """The chosen documents, in that order."""
         ...
 
+    def shortened(self, positions: int) -> Examples:
+        """The same documents with at most so many positions each, the last ones."""
+        ...
+
 
 class TextExamples:
     """Token documents of a language model."""
@@ -62,6 +66,14 @@ class TextExamples:
         """The chosen documents, padded on the right."""
         return pad_tokens([self._tokenised[i] for i in chosen], [self._doc_ids[i] for i in chosen])
 
+    def shortened(self, positions: int) -> TextExamples:
+        """The last ``positions + 1`` tokens of each document; the first of them is context only."""
+        kept = [
+            TokenisedDocument(t.ids[-positions - 1 :], t.scored[-positions - 1 :])
+            for t in self._tokenised
+        ]
+        return TextExamples(kept, self._doc_ids)
+
 
 class TensorExamples:
     """Fixed-shape inputs with targets, ``[doc, ...]`` each."""
@@ -86,6 +98,10 @@ class TensorExamples:
         inputs = torch.from_numpy(np.ascontiguousarray(self._inputs[chosen]))
         targets = torch.from_numpy(np.ascontiguousarray(self._targets[chosen]))
         return stack_examples(inputs, targets, [self._doc_ids[i] for i in chosen])
+
+    def shortened(self, positions: int) -> TensorExamples:
+        """The same examples: each has one position."""
+        return self
 
 
 def batches(

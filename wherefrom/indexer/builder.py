@@ -69,6 +69,7 @@ Documents = str | os.PathLike[str] | Iterable[Document] | tuple[Tensor, Tensor]
 _SHARD_BYTES = 1 << 26
 _LONGEST_SHARD = 1024
 _SAMPLE = 48
+_SAMPLE_POSITIONS = 2048
 _POSITIONS = 2048
 
 
@@ -347,11 +348,9 @@ class IndexBuilder:
 
     def _check_vacuity(self, source: Source, curvature: FittedEKFAC) -> list[str]:
         chosen = sample(source, _SAMPLE, self._options.seed + 1)
-        examples = next(source.shards(_SAMPLE, chosen)).examples
-        # All pairs of one batch, so what fits into one: the shortest of the sample.
-        order = np.argsort(examples.lengths, kind="stable")
-        padded = examples.lengths[order] * np.arange(1, len(order) + 1)
-        batch = examples.batch(order[: max(3, int((padded <= _POSITIONS).sum()))])
+        shard = next(source.shards(_SAMPLE, chosen))
+        count = len(shard.documents)
+        batch = shard.examples.shortened(_SAMPLE_POSITIONS // count).batch(np.arange(count))
         correlation = gradient_dot_correlation(self._extractor, curvature, batch)
         if not correlation >= VACUOUS:
             return []
