@@ -199,12 +199,12 @@ def test_unfinished_builds_are_not_overwritten_unasked(home: Path, tmp_path: Pat
 def test_demo_shows_what_it_found(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eras = demo_run.EraCheck(12.0, 80.0, 0.0, 1000, (("lincoln", 12.0, 80.0),))
+    eras = demo_run.EraCheck("Questions", 12.0, 80.0, 0.0, 1000)
 
     def found(directory: Path, progress: object) -> demo_run.DemoRun:
         return demo_run.DemoRun(
             ((QUESTIONS[0], answer()),),
-            eras,
+            (eras,),
             directory / "report.html",
             wf.open(home / "my.index"),
             False,
@@ -218,7 +218,6 @@ def test_demo_shows_what_it_found(
         QUESTIONS[0].name,
         "The Union shall| be preserved",
         "+0.0123",
-        "12.0 years away, random passages 80.0",
         f"over 20 passages made in {tmp_path}; report: {tmp_path / 'report.html'}; 61 s",
         f"wherefrom query {tmp_path / 'index'} --prompt",
     ):

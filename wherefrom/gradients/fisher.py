@@ -141,7 +141,7 @@ class PseudoGradients:
         if not isinstance(objective, Categorical):
             raise CurvatureError(f"fisher={self._fisher!r} needs a categorical objective")
         forward = self._extractor.forward(batch)
-        probabilities = objective.probabilities(forward.outputs)
+        probabilities = objective.probabilities(forward.outputs, forward.batch)
         _require_finite(probabilities[..., 0], forward.batch)
         if self._fisher == "sampled":
             drawn = objective.draw(probabilities, self._uniforms(forward.batch))

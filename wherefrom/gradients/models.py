@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from wherefrom.errors import ModelError
@@ -84,7 +85,10 @@ def load_model(model: nn.Module | str | os.PathLike[str], device: str = "auto") 
     place = resolve_device(device)
     if isinstance(model, nn.Module):
         source = getattr(model, "name_or_path", "") or ""
-        kept = str(Path(source).resolve()) if source and Path(source).is_dir() else None
+        # What is loaded from a folder is float32; a module in another precision is not what a
+        # later session would load.
+        same = all(p.dtype == torch.float32 for p in model.parameters())
+        kept = str(Path(source).resolve()) if source and Path(source).is_dir() and same else None
         return LoadedModel(model.to(place), None, kept)
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(
@@ -131,15 +135,22 @@ def _load_pretrained(name: str, place: torch.device) -> LoadedModel:
 
 @contextmanager
 def _explained(source: str, what: str) -> Iterator[None]:
-    """Turns what transformers raises over a folder into one line."""
+    """Loads without progress bars, and turns what transformers raises into one line."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"cannot load {source!r} as a {what}: {first} (nothing is downloaded: give the folder "
             "of a model saved with save_pretrained, safetensors weights and tokenizer included)"
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -69,9 +69,14 @@ class Categorical(Objective):
         nats = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return _summed(nats, batch), self.pseudo_gradient(logp.exp_(), targets, batch)
 
-    def probabilities(self, outputs: Tensor) -> Tensor:
-        """The model's own distribution, at least float32, of the shape of ``outputs``."""
+    def probabilities(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The model's own distribution, at least float32, of the shape of ``outputs``.
+
+        Raises:
+            ModelError: The batch's own targets are no classes of the model.
+        """
         logits = outputs.detach()
+        _require_classes(batch.targets, logits.shape[-1], batch)
         return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
     def draw(self, probabilities: Tensor, uniforms: Tensor) -> Tensor:
@@ -111,6 +116,11 @@ class Categorical(Objective):
 
 def _require_classes(targets: Tensor, classes: int, batch: Batch) -> None:
     """Refuse targets that are no classes of the model, naming the document."""
+    if targets.dtype.is_floating_point or targets.dtype == torch.bool:
+        raise ModelError(
+            f"targets are of type {targets.dtype}; give the number of the class as integers "
+            "(targets.long())"
+        )
     wrong = ((targets < 0) | (targets >= classes)).reshape(len(targets), -1).any(1)
     if bool(wrong.any()):
         worst = int(wrong.nonzero()[0])

@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import warnings
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from wherefrom.curvature.ekfac import EKFAC, FittedEKFAC
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, encoder_bytes
 from wherefrom.encoding.reduction import make_reduction
-from wherefrom.errors import IndexExistsError, ModelError
+from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import batches
 from wherefrom.gradients.extractor import GradientExtractor
@@ -41,6 +40,7 @@ from wherefrom.indexer.options import BuildOptions
 from wherefrom.indexer.prepare import Skipped, context_of, passages, tokenizer_of
 from wherefrom.indexer.sources import Source, TensorSource, TextSource, sample
 from wherefrom.indexer.vacuity import VACUOUS, gradient_dot_correlation
+from wherefrom.indexer.workplace import refuse_taken_path, workplace
 from wherefrom.records import Document, Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
@@ -53,9 +53,6 @@ from wherefrom.store import (
     ModelRecord,
     ObjectiveRecord,
     ScanCopy,
-    begin_build,
-    state,
-    storage_errors,
     write_bytes_atomically,
 )
 
@@ -111,12 +108,11 @@ class IndexBuilder:
         self._path = Path(path)
         self._options = options
         self._documents = documents
-        self._overwrite = overwrite
         self._metadata_columns = metadata_columns
         self._progress = progress or (lambda phase, done, total: None)
         self._replay = replay
-        self._refuse_taken_path()
-        tensors = isinstance(documents, tuple)
+        refuse_taken_path(self._path, overwrite=overwrite)
+        tensors = _are_tensors(documents)
         if objective is None:
             objective = Classification() if tensors else CausalLM()
         self._loaded = load_model(model, device)
@@ -137,21 +133,6 @@ class IndexBuilder:
         """What the model's outputs mean, with its tokenizer."""
         return self._extractor.objective
 
-    def _refuse_taken_path(self) -> None:
-        found = state(self._path)
-        if found in ("absent", "empty"):
-            return
-        if found == "foreign":
-            raise IndexExistsError(
-                f"{self._path} holds something that is no index and is left alone; choose another "
-                "path"
-            )
-        if not self._overwrite:
-            raise IndexExistsError(
-                f"{self._path} holds {'an' if found == 'unfinished' else 'a'} {found} index; "
-                "choose another path or say --overwrite (overwrite=True)"
-            )
-
     def run(self) -> Path:
         """Build the index and return its path.
 
@@ -159,7 +140,12 @@ class IndexBuilder:
             WherefromError: Something is wrong with the corpus, the model or the disk; what was
                 built is removed.
         """
-        with self._building() as folder, ExitStack() as stack:
+        mark = {
+            "path": str(self._path.resolve()),
+            "process": os.getpid(),
+            "replay": self._replay or "",
+        }
+        with workplace(self._path, mark) as folder, ExitStack() as stack:
             skipped = Skipped()
             source = self._source(folder, skipped, stack)
             fisher = self._fisher(source)
@@ -223,42 +209,14 @@ class IndexBuilder:
             manifest.write(folder)
         return self._path
 
-    @contextmanager
-    def _building(self) -> Iterator[Path]:
-        """A directory marked as a build; it takes ``path``'s place at the end, or goes."""
-        replacing = state(self._path) in ("finished", "unfinished")
-        folder = self._path.with_name(f".{self._path.name}.building") if replacing else self._path
-        if replacing and folder.exists():
-            _remove(folder)
-        info = {"path": str(self._path.resolve()), "process": os.getpid()}
-        begin_build(folder, {**info, "replay": self._replay or ""})
-        try:
-            yield folder
-            if replacing:
-                self._put_in_place(folder)
-        except Exception:
-            # An error takes back what was made. An interruption (KeyboardInterrupt is no
-            # Exception) leaves it, marked as unfinished.
-            _remove(folder)
-            raise
-
-    def _put_in_place(self, folder: Path) -> None:
-        old = self._path.with_name(f".{self._path.name}.replaced")
-        with storage_errors(self._path):
-            if old.exists():
-                _remove(old)
-            os.replace(self._path, old)
-            os.replace(folder, self._path)
-        _remove(old)
-
     def _source(self, folder: Path, skipped: Skipped, stack: ExitStack) -> Source:
-        if isinstance(self._documents, tuple):
-            return TensorSource(*self._documents)
+        if _are_tensors(self._documents):
+            return TensorSource(self._documents)
         if self._tokenizer is None or self._context is None:
             raise ModelError("text needs a tokenizer; give objective=wf.CausalLM(tokenizer)")
         self._progress("reading the corpus", 0, 1)
         stream = passages(
-            self._documents,
+            cast("str | os.PathLike[str] | Iterable[Document]", self._documents),
             self._tokenizer,
             self._context,
             skipped,
@@ -375,6 +333,11 @@ class IndexBuilder:
         )
 
 
+def _are_tensors(documents: Documents) -> TypeGuard[tuple[Tensor, ...]]:
+    """A tuple is a pair of tensors, unless it holds documents."""
+    return isinstance(documents, tuple) and not any(isinstance(d, Document) for d in documents)
+
+
 def _layer_record(layer: Layer) -> LayerRecord:
     return LayerRecord(
         name=layer.name, kind=layer.kind, d_in=layer.d_in, d_out=layer.d_out, bias=layer.bias
@@ -384,9 +347,3 @@ def _layer_record(layer: Layer) -> LayerRecord:
 def _versions() -> dict[str, str]:
     names = ("wherefrom", "torch", "transformers", "lancedb", "pyarrow", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def _remove(folder: Path) -> None:
-    """Delete a directory that this build made."""
-    with storage_errors(folder):
-        shutil.rmtree(folder)

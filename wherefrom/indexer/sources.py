@@ -101,9 +101,14 @@ class TextSource:
 class TensorSource:
     """``(inputs, targets)`` tensors; documents are named by their position."""
 
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
-            raise CorpusError("documents are a pair that is not of tensors; give (inputs, targets)")
+    def __init__(self, documents: tuple[Tensor, ...]) -> None:
+        if len(documents) != 2 or not all(isinstance(part, Tensor) for part in documents):
+            kinds = ", ".join(type(part).__name__ for part in documents)
+            raise CorpusError(
+                f"documents are a tuple of ({kinds}); give tensors (inputs, targets), a path, or "
+                "wf.Document records"
+            )
+        inputs, targets = documents
         if inputs.ndim < 2 or len(inputs) != len(targets) or len(inputs) == 0:
             raise CorpusError(
                 f"inputs have shape {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give "

@@ -116,6 +116,11 @@ def _check(
             f"the model's weights (SHA-256 {weights[:12]}...) are not those that {path} was built "
             f"with ({record.weights_sha256[:12]}...); open it with that checkpoint or build again"
         )
+    if tokenizer is None and record.tokenizer_sha256 is not None:
+        raise MismatchError(
+            f"{path} holds text, and a model in memory brings no tokenizer; give "
+            "objective=wf.CausalLM(tokenizer)"
+        )
     found = None if tokenizer is None else tokenizer_sha256(tokenizer)
     if found != record.tokenizer_sha256:
         raise MismatchError(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from wherefrom.errors import IndexExistsError, IntegrityError
+from wherefrom.errors import IndexExistsError, IntegrityError, StorageError
 from wherefrom.records import Document
 from wherefrom.store.directory import TABLE_DIRECTORY, TABLE_NAME
 from wherefrom.store.durable import fsync_tree, storage_errors
@@ -288,7 +288,9 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         with storage_errors(path):
             yield
-    except (RuntimeError, ValueError, OSError, pa.ArrowException) as error:
+    except (IntegrityError, StorageError):
+        raise
+    except Exception as error:  # damaged metadata make Lance's Rust panic, an error of its own kind
         cause = str(error).splitlines()[0]
         raise IntegrityError(
             f"{path} cannot be read ({cause}); restore the index from a copy or build it again"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wherefrom.errors import NotAnIndexError, UnfinishedIndexError
+from wherefrom.errors import IntegrityError, NotAnIndexError, UnfinishedIndexError
 from wherefrom.store.directory import (
     BUILD_FILE,
     FORMAT,
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 MAX_SKIPPED_LISTED = 1000
+_DIGEST = "sha256"
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 CodeType = Literal["float16", "float32"]
@@ -184,13 +185,13 @@ class Manifest(_Record):
     warnings: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes, as they stand in ``manifest.json``: UTF-8 JSON, keys in order."""
-        return json_bytes(self.model_dump(mode="json"))
+        """The bytes of ``manifest.json``: UTF-8 JSON, keys in order, its own digest last."""
+        return json_bytes({**self.model_dump(mode="json"), _DIGEST: self.digest})
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical bytes, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """SHA-256 of all fields as canonical JSON, in hexadecimal."""
+        return hashlib.sha256(json_bytes(self.model_dump(mode="json"))).hexdigest()
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Finish the build in ``directory``: write the manifest, then drop the build marker.
@@ -211,6 +212,7 @@ class Manifest(_Record):
         Raises:
             NotAnIndexError: No such directory, no index, a broken manifest or another format.
             UnfinishedIndexError: The build there was interrupted.
+            IntegrityError: The manifest was changed after the build.
             StorageError: The directory cannot be read.
         """
         folder = Path(directory)
@@ -247,8 +249,9 @@ class Manifest(_Record):
                 f"{manifest_file} has format version {version!r}, this wherefrom reads "
                 f"{FORMAT_VERSION}; install the version that built it or build it again"
             )
+        recorded = fields.pop(_DIGEST, None)
         try:
-            return cls.model_validate(fields)
+            manifest = cls.model_validate(fields)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
@@ -256,3 +259,9 @@ class Manifest(_Record):
                 f"{manifest_file} is broken (field {where!r}: {first['msg']}); "
                 "build the index again"
             ) from error
+        if manifest.digest != recorded:
+            raise IntegrityError(
+                f"{manifest_file} was changed after the build (its own SHA-256 does not fit); "
+                "restore it from a copy or build the index again"
+            )
+        return manifest
