@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
@@ -97,6 +98,8 @@ def query(
     Scores are in nats of the completion's log-likelihood per added copy of a document. A positive
     score marks a proponent: with one more copy of it the completion gets more likely.
     """
+    # A process that lives for seconds keeps what little garbage it makes.
+    gc.disable()
     from wherefrom.cli.render import answer_table, emit_json, terminal
     from wherefrom.store import Manifest, parse_wheres
 
