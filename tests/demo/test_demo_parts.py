@@ -142,11 +142,6 @@ def test_questions_are_of_four_eras_and_quoted_nowhere(
     assert all(last < first for (_, last), (first, _) in itertools.pairwise(eras))
 
 
-def test_years_away_is_zero_within_the_era() -> None:
-    question = corpus.Question("war", "a", " b", (1861, 1865))
-    assert [question.years_away(y) for y in (1860, 1861, 1863, 1865, 1900)] == [1, 0, 0, 0, 35]
-
-
 def test_the_tokenizer_puts_a_start_token_first_and_loses_nothing(few: list[Document]) -> None:
     tokenizer = model.train_tokenizer(few, SMALL)
     assert len(tokenizer) == SMALL.vocabulary

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from wherefrom.errors import CorpusError
-from wherefrom.records import Document, MetadataValue, Query, Span
+from wherefrom.records import Document, MetadataValue, Span
 
 __all__ = [
     "QUESTIONS",
@@ -82,16 +82,6 @@ class Question:
     completion: str
     years: tuple[int, int]
 
-    @property
-    def query(self) -> Query:
-        """The question as the search takes it."""
-        return Query(self.prompt, self.completion)
-
-    def years_away(self, year: int) -> int:
-        """Distance in years from ``year`` to the nearest year of the era; 0 within it."""
-        first, last = self.years
-        return max(first - year, year - last, 0)
-
 
 QUESTIONS = (
     Question(
@@ -119,7 +109,10 @@ QUESTIONS = (
         years=(2002, 2008),
     ),
 )
-"""One question for each of four eras; no phrase is quoted from an address."""
+"""One question for each of four eras, quoted from no address.
+
+They were chosen among a dozen phrasings for answers that tell something: they illustrate.
+"""
 
 
 def load_addresses() -> tuple[Address, ...]:
