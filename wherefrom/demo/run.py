@@ -117,7 +117,7 @@ def run_demo(directory: Path, progress: Progress) -> DemoRun:
     asked = [(question.years, _years(answer)) for question, answer in answers]
     unseen = _trace(index, held_out_passages(addresses, passages, HELD_OUT), progress)
     eras = (
-        check_eras("Questions above (their era)", asked, years),
+        check_eras("The questions (their era)", asked, years),
         check_eras(f"{HELD_OUT} held-out passages (their year)", unseen, years),
     )
     sections = [(f"{q.name}, {q.years[0]}-{q.years[1]}", answer) for q, answer in answers]
