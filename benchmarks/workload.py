@@ -6,11 +6,10 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from wherefrom.demo.corpus import load_addresses, training_passages
-from wherefrom.demo.model import RECIPE, Recipe, train_tokenizer
+from wherefrom.demo.model import RECIPE, Recipe, new_model, train_tokenizer
 from wherefrom.records import Document
 
 if TYPE_CHECKING:
@@ -31,20 +30,7 @@ def demo_passages(count: int) -> list[Document]:
 
 def random_llama(vocabulary: int, recipe: Recipe = RECIPE) -> LlamaForCausalLM:
     """An untrained model of the recipe's dimensions, always the same, in evaluation mode."""
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=recipe.width,
-        intermediate_size=recipe.feed_forward,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        max_position_embeddings=recipe.context,
-        bos_token_id=0,
-        eos_token_id=None,
-        use_cache=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
+    model = new_model(vocabulary, recipe)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 

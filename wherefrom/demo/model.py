@@ -24,7 +24,15 @@ from wherefrom.errors import CorpusError, ModelError
 from wherefrom.records import Document, Progress
 from wherefrom.store.durable import fsync_tree, storage_errors
 
-__all__ = ["RECIPE", "Recipe", "load_or_train", "mean_loss", "train_model", "train_tokenizer"]
+__all__ = [
+    "RECIPE",
+    "Recipe",
+    "load_or_train",
+    "mean_loss",
+    "new_model",
+    "train_model",
+    "train_tokenizer",
+]
 
 START_TOKEN = "<s>"
 IGNORED = -100
@@ -128,7 +136,7 @@ def train_model(
     """
     sequences = _encode(documents, tokenizer, recipe.context)
     generator = torch.Generator().manual_seed(seed)
-    model = _new_model(len(tokenizer), recipe, seed)
+    model = new_model(len(tokenizer), recipe, seed)
     steps = recipe.epochs * math.ceil(len(sequences) / recipe.batch_size)
     optimizer = _new_optimizer(model, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe))
@@ -260,7 +268,8 @@ def _encode(
     return [torch.tensor(tokens) for tokens in encodings]
 
 
-def _new_model(vocabulary: int, recipe: Recipe, seed: int) -> LlamaForCausalLM:
+def new_model(vocabulary: int, recipe: Recipe = RECIPE, seed: int = 0) -> LlamaForCausalLM:
+    """An untrained model of the recipe's dimensions; leaves the caller's random state alone."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=recipe.width,
