@@ -39,25 +39,22 @@ SAMPLE = 0.15
 _IGNORED = -100
 
 
-class RecordingLM(wf.Categorical):
+class RecordingLM(wf.CausalLM):
     """Causal language modelling that remembers the batches it was run on.
 
     Args:
         tokenizer: The model's.
     """
 
-    kind = wf.CausalLM.kind
-
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Start with none."""
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer)
         self.batches: list[Batch] = []
-        self._language_model = wf.CausalLM(tokenizer)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits, as always."""
         self.batches.append(batch)
-        return self._language_model.outputs(model, batch)
+        return super().outputs(model, batch)
 
     def latest(self, documents: int) -> list[Batch]:
         """The last batches, as many as hold ``documents`` documents."""

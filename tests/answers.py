@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wherefrom.query.answer import Answer
-from wherefrom.records import Certificate, Hit, Query
+from wherefrom.records import Certificate, Hit, Query, QuerySet
 
 HOSTILE = (
     "<script>alert(1)</script> </style> [red]danger[/red] :skull: {{ 7*7 }} "
@@ -17,6 +17,7 @@ INDEX = {
     "path": "/data/my.index",
     "manifest_sha256": "ab" * 32,
     "documents": 4321,
+    "objective": "causal_lm",
     "curvature": "ekfac",
     "damping": 0.1,
     "fisher": "sampled",
@@ -47,21 +48,37 @@ def answer(**fields: Any) -> Answer:
         "certificate": Certificate("stored", True, 4321, 57, 0.00123),
         "log_likelihood": -3.25,
         "scored_tokens": 2,
+        "damping": 0.1,
+        "residual": None,
         "index": INDEX,
         "where": {"year": [("<", 1900)], "party": [("!=", None)]},
     }
     return Answer(**{**values, **fields})
 
 
-def hostile_answer() -> Answer:
-    return answer(
-        query=Query(HOSTILE, HOSTILE),
-        proponents=(
+CLASSIFIED = {**INDEX, "objective": "sequence_classification"}
+
+CONTRAST = Query("The Union shall", " be preserved", contrast=" be dissolved")
+
+QUERIES = QuerySet(tuple(Query(f"Question {i}:", f" answer {i}") for i in range(1, 31)))
+
+
+def hostile_answers() -> list[Answer]:
+    """Harm in all that is shown: asked once, against a contrast, of a classifier, in a set."""
+    one = Query(HOSTILE, HOSTILE, HOSTILE)
+    fields: dict[str, Any] = {
+        "proponents": (
             hit(
                 1, 0.5, doc_id=HOSTILE, text=HOSTILE, metadata={HOSTILE: HOSTILE}, parent_id=HOSTILE
             ),
         ),
-        opponents=(),
-        where={HOSTILE: ("==", HOSTILE)},
-        index={**INDEX, "path": HOSTILE},
-    )
+        "opponents": (),
+        "where": {HOSTILE: ("==", HOSTILE)},
+        "index": {**INDEX, "path": HOSTILE},
+    }
+    return [
+        answer(**fields, query=Query(HOSTILE, HOSTILE)),
+        answer(**fields, query=one),
+        answer(**{**fields, "index": {**CLASSIFIED, "path": HOSTILE}}, query=one),
+        answer(**fields, query=QuerySet((one, one), "sum")),
+    ]

@@ -6,6 +6,7 @@ added to the layers' outputs; curvature as explicit Kronecker matrices and linea
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -28,8 +29,10 @@ class _Functional(nn.Module):
 def weight_gradient(model: nn.Module, module: str, score: Score) -> Tensor:
     """``[d_out, d_in (+1)]`` gradient of ``score`` for one module's weight and bias.
 
-    Tied parameters are replaced everywhere, so contributions of all their uses are in it.
+    Tied parameters are replaced everywhere, so contributions of all their uses are in it. Merged
+    adapters are unmerged in a copy of the model.
     """
+    model = unmerged(model)
     target = model.get_submodule(module)
     weight, bias = target.weight, target.bias
     names = {
@@ -47,7 +50,7 @@ def weight_gradient(model: nn.Module, module: str, score: Score) -> Tensor:
         return score(_Functional(model, replaced))
 
     gradients = grad(scalar)(values)
-    matrix = gradients["w"]
+    matrix = gradients["w"].flatten(1)
     if type(target).__name__ == "Conv1D":
         matrix = matrix.T
     if bias is not None:
@@ -55,16 +58,95 @@ def weight_gradient(model: nn.Module, module: str, score: Score) -> Tensor:
     return matrix.detach().double()
 
 
+def unmerged(model: nn.Module) -> nn.Module:
+    """The model, or a copy in which its merged adapters are unmerged."""
+    if not any(getattr(module, "merged_adapters", None) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if getattr(module, "merged_adapters", None):
+            module.unmerge()
+    return model
+
+
+def _source(index: int, size: int, mode: str) -> int | None:
+    """Which entry stands at a place of a padded row; ``None`` for a zero."""
+    if 0 <= index < size:
+        return index
+    if mode == "zeros":
+        return None
+    if mode == "circular":
+        return index % size
+    if mode == "replicate":
+        return min(max(index, 0), size - 1)
+    return -index if index < 0 else 2 * (size - 1) - index
+
+
+def _visited(module: nn.Conv2d, axis: int, offset: int, size: int, count: int) -> list[int | None]:
+    """Which rows (or columns) one row of the kernel meets as the kernel moves."""
+    step, spread = module.stride[axis], module.dilation[axis]
+    before = module.padding
+    if before == "same":
+        padding = spread * (module.kernel_size[axis] - 1) // 2
+    else:
+        padding = 0 if before == "valid" else before[axis]
+    places = (step * t + spread * offset - padding for t in range(count))
+    return [_source(place, size, module.padding_mode) for place in places]
+
+
+def patches(module: nn.Conv2d, given: Tensor, output: Tensor) -> Tensor:
+    """``[row, height, width, group, d_in]``: what the kernel sees, one kernel entry at a time."""
+    rows, channels, height, width = given.shape
+    (kernel_height, kernel_width), groups = module.kernel_size, module.groups
+    shape = (rows, channels, kernel_height, kernel_width, *output.shape[2:])
+    found = given.new_zeros(shape)
+    for i in range(kernel_height):
+        for j in range(kernel_width):
+            ys = _visited(module, 0, i, height, output.shape[2])
+            xs = _visited(module, 1, j, width, output.shape[3])
+            inside = torch.tensor([[y is not None and x is not None for x in xs] for y in ys])
+            y, x = torch.tensor([y or 0 for y in ys]), torch.tensor([x or 0 for x in xs])
+            found[:, :, i, j] = given[:, :, y][..., x] * inside
+    d_in = channels // groups * kernel_height * kernel_width
+    return found.reshape(rows, groups, d_in, *output.shape[2:]).permute(0, 3, 4, 1, 2)
+
+
+def _positions(module: nn.Module, given: Tensor, output: Tensor) -> Tensor:
+    """``[position, d_in]`` activations of one call."""
+    if isinstance(module, nn.Conv2d):
+        return patches(module, given, output).reshape(-1, module.weight[0].numel())
+    return given.reshape(-1, given.shape[-1])
+
+
+def _output_positions(module: nn.Module, gradient: Tensor) -> Tensor:
+    """``[position, d_out]`` output gradients of one call; each group of channels by itself."""
+    if not isinstance(module, nn.Conv2d):
+        return gradient.reshape(-1, gradient.shape[-1])
+    channels = gradient.shape[1]
+    each = channels // module.groups
+    split = gradient.new_zeros(len(gradient), *gradient.shape[2:], module.groups, channels)
+    for g in range(module.groups):
+        own = slice(g * each, (g + 1) * each)
+        split[..., g, own] = gradient[:, own].permute(0, 2, 3, 1)
+    return split.reshape(-1, channels)
+
+
 def tokens_of(model: nn.Module, modules: Sequence[str], score: Score) -> tuple[Tensor, Tensor]:
-    """``a [token, d_in (+1)]`` and ``delta [token, d_out]`` of one document, over all uses."""
+    """``a [token, d_in (+1)]`` and ``delta [token, d_out]`` of one document, over all uses.
+
+    The tokens of a convolution are the places of its kernel, once for each group.
+    """
+    model = unmerged(model)
+    uses: list[nn.Module] = []
     inputs: list[Tensor] = []
     leaves: list[Tensor] = []
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         leaf = torch.zeros_like(output, requires_grad=True)
-        flat = args[0].detach().reshape(-1, args[0].shape[-1])
+        flat = _positions(module, args[0].detach(), output.detach())
         if module.bias is not None:
             flat = torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+        uses.append(module)
         inputs.append(flat)
         leaves.append(leaf)
         return output + leaf
@@ -76,10 +158,8 @@ def tokens_of(model: nn.Module, modules: Sequence[str], score: Score) -> tuple[T
         for handle in handles:
             handle.remove()
     flat_deltas = [
-        torch.zeros_like(leaf).reshape(-1, leaf.shape[-1])
-        if d is None
-        else d.reshape(-1, d.shape[-1])
-        for d, leaf in zip(deltas, leaves, strict=True)
+        _output_positions(module, torch.zeros_like(leaf) if d is None else d)
+        for module, d, leaf in zip(uses, deltas, leaves, strict=True)
     ]
     return torch.cat(inputs).double(), torch.cat(flat_deltas).detach().double()
 

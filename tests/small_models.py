@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from wherefrom.gradients.objectives import CausalLM, Classification, Objective
 from wherefrom.gradients.tokens import TokenisedDocument
 
 VOCABULARY = 23
+SIDE = 5
+"""Height and width of the images of :func:`image_case`."""
 
 
 def mlp(bias: tuple[bool, bool, bool] = (True, False, True), inplace: bool = False) -> nn.Module:
@@ -92,6 +95,23 @@ def gpt_neox() -> nn.Module:
     return _settled(GPTNeoXForCausalLM(config))
 
 
+def bert() -> nn.Module:
+    """A classifier of texts, two layers, three labels."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(10)
+    config = BertConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=12,
+        max_position_embeddings=8,
+        num_labels=3,
+    )
+    return _settled(BertForSequenceClassification(config))
+
+
 def _settled(model: nn.Module) -> nn.Module:
     """Float64, evaluation mode, weights large enough for curvature to matter."""
     with torch.no_grad():
@@ -101,6 +121,64 @@ def _settled(model: nn.Module) -> nn.Module:
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.double().eval()
+
+
+def convolutions() -> nn.Module:
+    """Strides, uneven kernels and padding, with and without bias, before a linear head."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, padding=(1, 2), bias=True),
+        nn.Tanh(),
+        nn.Conv2d(3, 4, (2, 3), padding="same", padding_mode="circular", bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(48, 3),
+    ).double()
+
+
+def grouped_convolutions() -> nn.Module:
+    """Two groups with dilation, and a depthwise convolution."""
+    torch.manual_seed(6)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 2, bias=False),
+        nn.Tanh(),
+        nn.Conv2d(4, 6, 2, stride=(1, 2), dilation=2, padding=1, groups=2),
+        nn.Tanh(),
+        nn.Conv2d(6, 6, (3, 1), padding="same", groups=6),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d((2, 1)),
+        nn.Flatten(),
+        nn.Linear(12, 3, bias=False),
+    ).double()
+
+
+def with_lora(model: nn.Module, *adapters: str, **options: object) -> nn.Module:
+    """The model with rank-2 adapters whose A and B are not zero; all of them are active."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():  # peft asks transformers for an attribute by its old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        wrapped = get_peft_model(model, LoraConfig(r=2, **options), adapters[0])
+    for number, name in enumerate(adapters[1:], 1):
+        wrapped.add_adapter(name, LoraConfig(r=2, lora_alpha=4 * number, **options))
+    if len(adapters) > 1:
+        wrapped.base_model.set_adapter(list(adapters))
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+                parameter.copy_(0.3 * noise)
+    dtype = next(wrapped.parameters()).dtype
+    return wrapped.to(dtype).eval()
+
+
+def merged_lora() -> nn.Module:
+    """Convolution and linear layer with two adapters each, one of them with a bias, merged."""
+    options = {"target_modules": ["0", "5"], "lora_bias": True}
+    model = with_lora(convolutions(), "first", "second", **options)
+    model.merge_adapter()
+    return model
 
 
 def token_documents(count: int = 6, seed: int = 0) -> list[TokenisedDocument]:
@@ -157,6 +235,20 @@ def classifier_case(name: str, model: nn.Module, inputs: int = 5, classes: int =
     )
 
 
+def image_case(name: str, model: nn.Module, layers: str | tuple[str, ...] = "linear") -> Case:
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(8, 1, SIDE, SIDE, dtype=torch.float64, generator=generator)
+    y = torch.randint(0, 3, (8,), generator=generator)
+    return Case(
+        name,
+        model,
+        layers,
+        Classification(),
+        lambda rows: stack_examples(x[rows], y[rows], [f"d{i}" for i in rows]),
+        8,
+    )
+
+
 def lm_case(name: str, model: nn.Module, layers: str | tuple[str, ...]) -> Case:
     documents = token_documents()
     return Case(
@@ -177,5 +269,11 @@ CASES: dict[str, Callable[[], Case]] = {
     "llama-mlp": lambda: lm_case("llama-mlp", llama(), "mlp"),
     "llama-attention": lambda: lm_case("llama-attention", llama(), "attention"),
     "gpt2-linear": lambda: lm_case("gpt2-linear", gpt2(), "linear"),
+    "conv": lambda: image_case("conv", convolutions()),
+    "conv-groups": lambda: image_case("conv-groups", grouped_convolutions()),
+    "lora-llama": lambda: lm_case(
+        "lora-llama", with_lora(llama(), "default", target_modules=["q_proj", "v_proj"]), "lora"
+    ),
+    "lora-merged": lambda: image_case("lora-merged", merged_lora(), "lora"),
     "gpt-neox-mlp": lambda: lm_case("gpt-neox-mlp", gpt_neox(), "mlp"),
 }

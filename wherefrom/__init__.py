@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wherefrom.api import build, open
     from wherefrom.errors import WherefromError
-    from wherefrom.gradients.objectives import Categorical, CausalLM, Classification, Objective
+    from wherefrom.gradients.objectives import (
+        Categorical,
+        CausalLM,
+        Classification,
+        Diffusion,
+        MaskedLM,
+        Objective,
+        Probabilistic,
+        Regression,
+        SequenceClassification,
+        TextObjective,
+    )
     from wherefrom.query.answer import Answer
     from wherefrom.query.index import Index
-    from wherefrom.records import Certificate, Document, Hit, Message, Query
+    from wherefrom.records import Certificate, Document, Hit, Message, Query, QuerySet
 
 __version__ = "0.1.0"
 
@@ -21,12 +32,19 @@ _HOMES = {
     "CausalLM": "wherefrom.gradients.objectives",
     "Certificate": "wherefrom.records",
     "Classification": "wherefrom.gradients.objectives",
+    "Diffusion": "wherefrom.gradients.objectives",
     "Document": "wherefrom.records",
     "Hit": "wherefrom.records",
     "Index": "wherefrom.query.index",
+    "MaskedLM": "wherefrom.gradients.objectives",
     "Message": "wherefrom.records",
     "Objective": "wherefrom.gradients.objectives",
+    "Probabilistic": "wherefrom.gradients.objectives",
     "Query": "wherefrom.records",
+    "QuerySet": "wherefrom.records",
+    "Regression": "wherefrom.gradients.objectives",
+    "SequenceClassification": "wherefrom.gradients.objectives",
+    "TextObjective": "wherefrom.gradients.objectives",
     "WherefromError": "wherefrom.errors",
     "build": "wherefrom.api",
     "open": "wherefrom.api",
@@ -38,12 +56,19 @@ __all__ = [
     "CausalLM",
     "Certificate",
     "Classification",
+    "Diffusion",
     "Document",
     "Hit",
     "Index",
+    "MaskedLM",
     "Message",
     "Objective",
+    "Probabilistic",
     "Query",
+    "QuerySet",
+    "Regression",
+    "SequenceClassification",
+    "TextObjective",
     "WherefromError",
     "build",
     "open",

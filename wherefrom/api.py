@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 
-from torch import nn
-
 from wherefrom.gradients.fisher import Fisher
+from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.indexer.builder import Documents, IndexBuilder
 from wherefrom.indexer.options import BuildOptions
@@ -18,13 +17,16 @@ __all__ = ["build", "open"]
 
 
 def build(
-    model: nn.Module | str | os.PathLike[str],
+    model: ModelSource,
     documents: Documents,
     path: str | os.PathLike[str],
     *,
     objective: Objective | None = None,
+    context: int | None = None,
+    base_model: ModelSource | None = None,
+    dtype: str = "float32",
     curvature: str = "ekfac",
-    damping: float = 0.1,
+    damping: float | None = None,
     fisher: Fisher | None = None,
     layers: str | Sequence[str] | None = None,
     encoder: str = "auto",
@@ -41,21 +43,28 @@ def build(
     """Index a training corpus by influence on a model.
 
     Args:
-        model: An ``nn.Module``, or the path (or locally cached id) of a Hugging Face causal
-            language model.
+        model: An ``nn.Module``, or the path (or locally cached id) of a Hugging Face causal LM,
+            masked LM or sequence classifier, or of a LoRA adapter saved by PEFT.
         documents: A path (.jsonl, .jsonl.gz, .csv, .parquet, .txt, a folder of text, a saved
-            ``datasets`` folder), an iterable of :class:`Document`, or ``(inputs, targets)`` tensors
-            for a classifier.
+            ``datasets`` folder), an iterable of :class:`Document`, or ``(inputs, targets)``
+            tensors.
         path: The directory to make.
-        objective: ``CausalLM(tokenizer)``, ``Classification()`` or your own; by default the first
-            for text and the second for tensors.
-        curvature: ``ekfac``.
-        damping: lambda of each layer in units of its mean eigenvalue, > 0.
+        objective: ``CausalLM``, ``MaskedLM`` or ``SequenceClassification`` for text (by default
+            what the model was trained for); ``Classification`` (the default), ``Regression`` or
+            ``Diffusion`` for tensors; or your own.
+        context: Longest text in tokens, where the objective names none; longer ones are cut into
+            passages. By default the model's limit, at most 1024.
+        base_model: The model that an adapter is for, if not the one it names.
+        dtype: Precision of weights loaded from a path; the curvature is float32 at least.
+        curvature: ``ekfac``, ``kfac``, ``diagonal``, ``identity`` (gradient dot products),
+            ``datainf``, ``lissa`` or ``exact``; see ``docs/guide.md``.
+        damping: lambda of each layer in units of its mean eigenvalue; 0.1 by default, and 0 for
+            ``identity``. Another one may be asked for in each query.
         fisher: Where the curvature's labels come from: ``sampled`` from the model (default for
             language models), ``expected`` over all classes (default for classifiers of up to 1000
             classes) or ``empirical``, the true labels.
         layers: ``mlp`` (default for transformers), ``attention``, ``linear`` (default elsewhere),
-            or glob patterns of module names.
+            ``lora`` (default for adapters), or glob patterns of module names.
         encoder: ``sketch`` (float16), ``none`` (all coordinates, float32), or ``auto``: ``none`` if
             that fits the budget.
         bytes_per_document: Budget of a stored vector.
@@ -93,6 +102,9 @@ def build(
         path,
         options,
         objective=objective,
+        context=context,
+        base_model=base_model,
+        dtype=dtype,
         device=device,
         overwrite=overwrite,
         metadata_columns=metadata_columns,
@@ -106,7 +118,8 @@ def build(
 def open(
     path: str | os.PathLike[str],
     *,
-    model: nn.Module | str | os.PathLike[str] | None = None,
+    model: ModelSource | None = None,
+    base_model: ModelSource | None = None,
     objective: Objective | None = None,
     device: str = "auto",
 ) -> Index:
@@ -116,6 +129,7 @@ def open(
         path: The index.
         model: The model; by default the one the manifest names. An index over a model from memory
             opens without it, but cannot be asked then.
+        base_model: The model that an adapter is for; by default the one the manifest names.
         objective: Needed for an objective of your own only.
         device: Where to run the model.
 
@@ -126,4 +140,4 @@ def open(
         ModelError: The model cannot be loaded.
         IntegrityError: Files are missing or damaged.
     """
-    return Index(path, model=model, objective=objective, device=device)
+    return Index(path, model=model, base_model=base_model, objective=objective, device=device)

@@ -20,6 +20,8 @@ __all__ = [
     "MetadataValue",
     "Progress",
     "Query",
+    "QuerySet",
+    "Reduce",
     "Sign",
     "Span",
 ]
@@ -32,6 +34,7 @@ SCORE_CONTRACT = (
 MetadataValue = str | int | float | bool | None
 Span = tuple[int, int]
 Sign = Literal["both", "proponents", "opponents"]
+Reduce = Literal["mean", "sum"]
 
 Progress = Callable[[str, int, int], None]
 """``progress(phase, done, total)``: called as work advances; ``total`` is fixed within a phase."""
@@ -100,11 +103,32 @@ class Query:
     """A model output to trace: the log-likelihood of ``completion`` given ``prompt``.
 
     With an empty prompt the completion's first token is context only, unless the tokenizer puts a
-    start token before it.
+    start token before it. For classifiers of text ``prompt`` is the text and ``completion`` the
+    label.
+
+    Attributes:
+        prompt: What the model was given.
+        completion: What it said.
+        contrast: What it might have said instead: the measurement is then the log-likelihood of
+            ``completion`` minus that of ``contrast``.
     """
 
     prompt: str
     completion: str
+    contrast: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySet:
+    """Several outputs traced as one: the mean or the sum of their measurements.
+
+    Attributes:
+        queries: At least one.
+        reduce: ``mean`` or ``sum``.
+    """
+
+    queries: tuple[Query, ...]
+    reduce: Reduce = "mean"
 
 
 @dataclass(frozen=True, slots=True)

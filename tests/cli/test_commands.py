@@ -14,9 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wherefrom import __version__
+from wherefrom.cli import build as build_command
 from wherefrom.cli.main import commands
+from wherefrom.curvature.kinds import CURVATURE_KINDS
+from wherefrom.gradients.fingerprints import DTYPES
 from wherefrom.records import SCORE_CONTRACT, Document
 from wherefrom.store import (
+    AdapterRecord,
     CorpusRecord,
     CurvatureRecord,
     DocumentTable,
@@ -63,19 +67,27 @@ def index(tmp_path: Path) -> Path:
     Manifest(
         created="2026-01-01T00:00:00+00:00",
         model=ModelRecord(
-            kind="huggingface",
+            kind="adapter",
             source="/models/tiny",
             weights_sha256="ab" * 32,
             tokenizer_sha256="cd" * 32,
             architecture="LlamaForCausalLM",
+            task="causal_lm",
+            dtype="float32",
+            adapter=AdapterRecord(source="/adapters/tiny", sha256="fe" * 32),
         ),
         layers=tuple(
             LayerRecord(name=f"mlp.{i}", kind="Linear", d_in=3, d_out=2, bias=i == 1)
             for i in range(2)
         ),
-        objective=ObjectiveRecord(kind="causal_lm", context=64),
+        objective=ObjectiveRecord(kind="causal_lm", options={"context": 64, "label": None}),
         curvature=CurvatureRecord(
-            kind="ekfac", damping=0.1, fisher="sampled", fit_documents=3, seed=5
+            kind="lissa",
+            damping=0.1,
+            fisher="sampled",
+            fit_documents=3,
+            seed=5,
+            report={"iterations": 57.0, "residual": 0.00012345},
         ),
         encoder=EncoderRecord(
             kind="sketch",
@@ -137,7 +149,31 @@ def test_version() -> None:
         ["query", "x", "--completion", "y", "-k", "0"],
         ["query", "x", "--completion", "y", "--sign", "sideways"],
         ["build", "c", "--model", "m"],
+        ["query", "x"],
+        ["query", "x", "--prompt", "y"],
+        ["query", "x", "--completion", "y", "--queries", "f"],
+        ["query", "x", "--prompt", "", "--queries", "f"],
+        ["query", "x", "--contrast", "", "--queries", "f"],
+        ["query", "x", "--completion", "y", "--reduce", "sum"],
+        ["query", "x", "--queries", "f", "--reduce", "median"],
+        ["query", "x", "--completion", "y", "--damping", "-1"],
+        ["query", "x", "--completion", "y", "--damping", "nan"],
+        ["query", "x", "--completion", "y", "--damping", "inf"],
+        ["query", "x", "--completion", "y", "--dampings", ""],
+        ["query", "x", "--completion", "y", "--dampings", "0.1,,1"],
+        ["query", "x", "--completion", "y", "--dampings", "0.1,much"],
+        ["query", "x", "--completion", "y", "--sweep-damping", "--damping", "0"],
+        ["query", "x", "--completion", "y", "--sweep-damping", "--sign", "proponents"],
+        ["query", "x", "--completion", "y", "--sweep-damping", "--where", "year<1900"],
+        ["query", "x", "--completion", "y", "--dampings", "1", "--html", "f"],
         ["build", "c", "--model", "m", "--index", "i", "--damping", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--damping", "0", "--curvature", "datainf"],
+        ["build", "c", "--model", "m", "--index", "i", "--damping", "inf"],
+        ["build", "c", "--model", "m", "--index", "i", "--damping", "little"],
+        ["build", "c", "--model", "m", "--index", "i", "--curvature", "hessian"],
+        ["build", "c", "--model", "m", "--index", "i", "--dtype", "int8"],
+        ["build", "c", "--model", "m", "--index", "i", "--objective", "regression"],
+        ["build", "c", "--model", "m", "--index", "i", "--label", "l", "--objective", "causal-lm"],
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "0"],
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "1.5"],
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "many"],
@@ -147,12 +183,19 @@ def test_version() -> None:
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert "Error: " in result.stderr
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("Error: "))
+    assert result.stderr.endswith(f"{error}\n")
     assert result.stdout == ""
 
 
-def test_text_that_is_no_unicode_is_wrong_usage(index: Path) -> None:
-    result = run("query", index, "--completion", os.fsdecode(b"caf\xe9"))
+def test_choices_are_those_of_the_library() -> None:
+    assert build_command.CURVATURES == CURVATURE_KINDS
+    assert set(build_command.DTYPES) == set(DTYPES)
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--completion", "--contrast"])
+def test_text_that_is_no_unicode_is_wrong_usage(index: Path, option: str) -> None:
+    result = run("query", index, "--completion", "x", option, os.fsdecode(b"caf\xe9"))
     assert result.exit_code == 2
     assert "not valid UTF-8" in result.stderr
 
@@ -194,10 +237,13 @@ def test_info_tells_everything(index: Path) -> None:
         "scored tokens 12",
         "skipped 1",
         "metadata year (int64)",
-        "model LlamaForCausalLM, /models/tiny",
-        "objective causal_lm, context 64 tokens",
+        "model LlamaForCausalLM, causal_lm, float32, /models/tiny",
+        "adapter /adapters/tiny",
+        "adapter SHA-256 " + "fe" * 32,
+        "objective causal_lm, context 64",
         "layers 2 with 14 weights: mlp.0 ... mlp.1",
-        "sampled Fisher",
+        "curvature lissa, damping 0.1, sampled Fisher, fitted on 3 documents, seed 5, "
+        "iterations 57, residual 0.0001234",
         "N = 3 documents",
         "encoder sketch, 2 x float32, 8 bytes per document",
         f"size on disk {size / 1000:.1f} kB",
@@ -208,6 +254,40 @@ def test_info_tells_everything(index: Path) -> None:
         "warning the curvature does next to nothing",
     ):
         assert expected in told, expected
+    assert "None" not in told
+
+
+def test_info_of_a_module_and_its_gradient_dot(index: Path) -> None:
+    manifest = Manifest.read(index)
+    changed = manifest.model_copy(
+        update={
+            "model": ModelRecord(
+                kind="module",
+                source=None,
+                task=None,
+                dtype="float64",
+                weights_sha256="ab" * 32,
+                tokenizer_sha256=None,
+                architecture="Sequential",
+                adapter=None,
+            ),
+            "objective": ObjectiveRecord(
+                kind="diffusion", options={"draws": 8, "condition": "none", "scheduler": {"T": 9}}
+            ),
+            "curvature": CurvatureRecord(
+                kind="identity", damping=0.0, fisher=None, fit_documents=3, seed=5
+            ),
+        }
+    )
+    (index / "manifest.json").write_bytes(changed.to_bytes())
+    told = words(run("info", index).stdout)
+    for expected in (
+        "model Sequential, float64, handed over in memory weights",
+        'objective diffusion, draws 8, condition none, scheduler {"T": 9} layers',
+        "curvature identity, damping 0 scale",
+    ):
+        assert expected in told, expected
+    assert "adapter" not in told
 
 
 def test_info_as_json(index: Path) -> None:

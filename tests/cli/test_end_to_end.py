@@ -139,7 +139,7 @@ def test_options_reach_the_index(home: Path) -> None:
     assert manifest.curvature.fit_documents < manifest.corpus.documents
     assert (manifest.curvature.seed, manifest.encoder.bytes_per_document) == (3, 64)
     assert list(manifest.metadata) == ["year"]
-    assert manifest.objective.context == 6
+    assert manifest.objective.options["context"] == 6
     assert manifest.corpus.documents > manifest.corpus.parents
 
 

@@ -12,11 +12,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from answers import HOSTILE, answer, hit, hostile_answer
+from answers import CLASSIFIED, CONTRAST, HOSTILE, QUERIES, answer, hit, hostile_answers
 from wherefrom.cli.render import answer_table, emit_json, print_facts, terminal
+from wherefrom.cli.stability import sweep_table
 from wherefrom.query.answer import Answer
+from wherefrom.query.measurement import measurement_of
+from wherefrom.query.sweep import DampingSweep, SweepRow
 from wherefrom.query.wording import certificate_in_words
-from wherefrom.records import SCORE_CONTRACT, Certificate, Query
+from wherefrom.records import SCORE_CONTRACT, Certificate, Query, QuerySet
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7][;m]")
 
@@ -69,7 +72,7 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
         query=Query("wide 字 " * 30, " so be it" * 30),
         proponents=(hit(1, -1.23e-7, metadata=crowd, text="統一 " * 200, doc_id="x" * 90),),
     )
-    for one in (answer(), wide, hostile_answer()):
+    for one in (answer(), wide, answer(query=QUERIES), *hostile_answers()):
         lines = shown(one, width).splitlines()
         assert max(map(cell_len, lines)) <= width
     assert "…" in shown(wide, width)
@@ -96,9 +99,10 @@ def test_metadata_that_some_documents_lack() -> None:
     assert "2 +1.00 – false speech 2" in text
 
 
+@pytest.mark.parametrize("hostile", hostile_answers(), ids=["plain", "contrast", "label", "set"])
 @pytest.mark.parametrize("terminal_", [True, False])
-def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool) -> None:
-    text = shown(hostile_answer(), 200, force_terminal=terminal_, color_system="standard")
+def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool, hostile: Answer) -> None:
+    text = shown(hostile, 200, force_terminal=terminal_, color_system="standard")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert "[red]danger[/red] :skull: {{ 7*7 }} red" in plain
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", plain)
@@ -108,8 +112,74 @@ def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool) -> None:
 def test_tensor_answers() -> None:
     bare = answer(query=None, proponents=(hit(1, 1.0, text="", metadata={}),), opponents=())
     text = shown(bare)
-    assert "a tensor example" in text
+    assert "asked with tensors" in words(text)
+    assert "Proponents: they raise the log-likelihood" in text
     assert "text" not in text.split("document")[0].split("Proponents")[1]
+
+
+def test_contrasts_are_shown_beside_what_was_said() -> None:
+    text = shown(answer(query=CONTRAST, log_likelihood=0.5, scored_tokens=4))
+    for expected in (
+        "prompt|completion The Union shall| be preserved rather than be dissolved",
+        "measured the completion's log-likelihood minus the contrast's value +0.500 nats over 4",
+        "Proponents: they favour the completion over the contrast",
+        "Opponents: they favour the contrast over the completion",
+    ):
+        assert expected in words(text)
+    assert SCORE_CONTRACT not in words(text)
+    assert words(text).endswith(measurement_of(CONTRAST).contract)
+
+
+def test_sets_show_their_first_questions() -> None:
+    text = words(shown(answer(query=QUERIES, scored_tokens=60)))
+    for expected in (
+        "asked as one the mean over 30 questions",
+        "Question 3:| answer 3 and 27 more",
+        "measured the mean log-likelihood of the completions value -3.250 nats over 60 tokens",
+        "Proponents: they raise the mean log-likelihood",
+    ):
+        assert expected in text
+    assert "Question 4" not in text
+    pair = answer(query=QuerySet((CONTRAST, Query("a", "b")), "sum"))
+    assert "the sum over 2 questions" in words(shown(pair))
+    assert "be dissolved prompt|completion a|b measured" in words(shown(pair))
+
+
+def test_labels_stand_by_themselves() -> None:
+    label = answer(query=Query("A fine film", "good", "bad"), index=CLASSIFIED)
+    text = words(shown(label))
+    assert "text A fine film label good rather than bad measured the label's" in text
+    assert "they favour the label over the contrast" in text
+
+
+def test_another_damping_and_residuals_are_told() -> None:
+    assert "damping" not in shown(answer())
+    assert "residual" not in shown(answer())
+    text = words(shown(answer(damping=0.5, residual=0.00312)))
+    assert "damping 0.5 for this answer; the index was built with 0.1" in text
+    assert "residual 0.0031 of the query's gradient left unsolved" in text
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_sweeps_are_tables(width: int) -> None:
+    rows = tuple(
+        SweepRow(damping, (HOSTILE, "b", "c", "d"), ("e",), overlap, spearman)
+        for damping, overlap, spearman in [(0.01, 0.625, 0.5), (10.0, 1.0, -0.25)]
+    )
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    sweep_table(DampingSweep(CONTRAST, 0.1, 4, rows), "causal_lm", console)
+    text = stream.getvalue()
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", text)
+    told = words(text)
+    assert "0.01 62% +0.500 <scr" in told
+    assert "10 100% -0.250 <scr" in told
+    assert "own damping, 0.1, that are found again; 62% at least" in told
+    assert told.endswith(measurement_of(CONTRAST).contract)
+    if width == 100:
+        assert "end, b, c, ..." in told
+    assert ", d" not in told
 
 
 def test_colours_unless_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +207,11 @@ def test_json_is_one_utf8_object(capfdbinary: pytest.CaptureFixture[bytes]) -> N
     emit_json(answer(query=Query("naïve", " 字")).to_dict())
     out = capfdbinary.readouterr().out
     assert out.endswith(b"}\n")
-    assert json.loads(out.decode())["query"] == {"prompt": "naïve", "completion": " 字"}
+    assert json.loads(out.decode())["query"] == {
+        "prompt": "naïve",
+        "completion": " 字",
+        "contrast": None,
+    }
     assert "naïve".encode() in out
 
 

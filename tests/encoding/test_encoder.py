@@ -1,9 +1,11 @@
-"""The encoder equals explicit whitening of dense gradients, and comes back from disk unchanged."""
+"""The encoder equals explicit scaling of dense gradients, and comes back from disk unchanged."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,42 +14,64 @@ import torch
 from torch import Tensor
 
 import dense
-from small_models import CASES, Case
-from wherefrom.curvature.ekfac import EKFAC, FittedEKFAC
+from curvature.reference import case_of, extractor_of, pairs, shifted, truth
+from small_models import Case
+from wherefrom.curvature import datainf
+from wherefrom.curvature.eigen import FittedEigen
+from wherefrom.curvature.fitted import FittedCurvature
+from wherefrom.curvature.kinds import make_curvature
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import encoder_bytes, load_encoder
 from wherefrom.encoding.reduction import NoReduction, Sketch, make_reduction
 from wherefrom.errors import CurvatureError, IntegrityError, ModelError
-from wherefrom.gradients.extractor import GradientExtractor
-from wherefrom.gradients.fisher import PseudoGradients
-from wherefrom.gradients.layers import select_layers
+from wherefrom.gradients.batches import Batch
 
-KINDS = ["mlp-bias", "mlp-no-bias", "shared", "llama-mlp", "gpt2-linear"]
-
-
-def extractor_of(case: Case) -> GradientExtractor:
-    return GradientExtractor(case.model, case.objective, select_layers(case.model, case.layers))
+CASES = ["mlp-bias", "mlp-no-bias", "shared", "conv-groups", "llama-mlp", "gpt2-linear"]
+KINDS = ["ekfac", "kfac", "diagonal", "identity", "datainf", "datainf-scanned", "lissa", "exact"]
+WHITENING = [kind for kind in KINDS if kind not in ("datainf-scanned", "lissa")]
+DAMPINGS = {"identity": 0.0, "lissa": 20.0}
 
 
-def fit(case: Case, damping: float = 0.1) -> FittedEKFAC:
-    rows = list(range(case.count))
-    source = PseudoGradients(extractor_of(case), lambda: [case.batch(rows)], "sampled")
-    return EKFAC(damping).fit(source)
+@cache
+def fit(name: str, kind: str = "ekfac") -> FittedCurvature:
+    recipe = make_curvature(kind.removesuffix("-scanned"), DAMPINGS.get(kind))
+    with pytest.MonkeyPatch.context() as patch:
+        if kind.endswith("-scanned"):
+            patch.setattr(datainf, "LARGEST_WHITENED_BLOCK", 0)
+        return recipe.fit(pairs(case_of(name), "empirical"))
 
 
-def sizes(fitted: FittedEKFAC) -> tuple[int, ...]:
+def sizes(fitted: FittedCurvature) -> tuple[int, ...]:
     return tuple(layer.size for layer in fitted.layers)
 
 
+def whole(fitted: FittedCurvature) -> Encoder:
+    return Encoder(fitted, NoReduction(sizes(fitted)))
+
+
+def sketched(fitted: FittedCurvature) -> Encoder:
+    return Encoder(fitted, Sketch(sizes(fitted), 24, seed=5))
+
+
 def encode(case: Case, encoder: Encoder, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and norms."""
+    """Vectors and norms of documents."""
     extractor = extractor_of(case)
     with extractor.session():
         encoded = encoder.encode(extractor, case.batch(rows))
     return encoded.vectors, encoded.norms
 
 
-def whitened(case: Case, fitted: FittedEKFAC, row: int) -> list[Tensor]:
+def ask(
+    case: Case, encoder: Encoder, batch: Batch, damping: float | None = None
+) -> tuple[np.ndarray, float | None]:
+    """Vectors of queries, and the residual of their solution."""
+    extractor = extractor_of(case)
+    with extractor.session():
+        encoded = encoder.encode_query(extractor, batch, damping=damping)
+    return encoded.vectors, encoded.residual
+
+
+def whitened(case: Case, fitted: FittedEigen, row: int) -> list[Tensor]:
     """``vec(Q_S^T G Q_A) / sqrt(Lambda + lambda)`` of each layer, by dense gradients."""
     result = []
     for layer, basis, values in zip(fitted.layers, fitted.bases, fitted.eigenvalues, strict=True):
@@ -57,11 +81,14 @@ def whitened(case: Case, fitted: FittedEKFAC, row: int) -> list[Tensor]:
     return result
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_vectors_are_whitened_gradients(kind: str) -> None:
-    case = CASES[kind]()
-    fitted = fit(case)
-    vectors, norms = encode(case, Encoder(fitted, NoReduction(sizes(fitted))), list(range(4)))
+# Documents.
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_are_whitened_gradients(name: str) -> None:
+    case, fitted = case_of(name), fit(name)
+    assert isinstance(fitted, FittedEigen)
+    vectors, norms = encode(case, whole(fitted), list(range(4)))
     for row in range(4):
         expected = torch.cat(whitened(case, fitted, row)).numpy()
         allowed = 1e-6 * np.abs(expected).max()
@@ -70,12 +97,12 @@ def test_vectors_are_whitened_gradients(kind: str) -> None:
     assert vectors.dtype == np.float32
 
 
-@pytest.mark.parametrize("kind", ["mlp-bias", "llama-mlp"])
-def test_a_sketched_vector_is_the_sketch_of_the_whole_one(kind: str) -> None:
+@pytest.mark.parametrize("name", ["mlp-bias", "llama-mlp"])
+def test_a_sketched_vector_is_the_sketch_of_the_whole_one(name: str) -> None:
     """Whitening, signs and adding up layer by layer lose nothing; norms are those before."""
-    case = CASES[kind]()
-    fitted = fit(case)
-    encoder = Encoder(fitted, Sketch(sizes(fitted), 24, seed=5))
+    case, fitted = case_of(name), fit(name)
+    assert isinstance(fitted, FittedEigen)
+    encoder = sketched(fitted)
     vectors, norms = encode(case, encoder, list(range(case.count)))
     assert vectors.shape == (case.count, encoder.dimension) == (case.count, 24)
     for row in range(case.count):
@@ -90,12 +117,12 @@ def test_a_sketched_vector_is_the_sketch_of_the_whole_one(kind: str) -> None:
         assert norms[row] == pytest.approx(float(torch.cat(layers).norm()), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["mlp-bias", "llama-mlp"])
+@pytest.mark.parametrize("name", ["mlp-bias", "llama-mlp"])
 @pytest.mark.parametrize("reduction", ["none", "sketch"])
-def test_shares_of_layers_sum_to_the_product(kind: str, reduction: str) -> None:
+def test_shares_of_layers_sum_to_the_product(name: str, reduction: str) -> None:
     """A layer left out takes its share away: with ``none`` exactly that and nothing else."""
-    case = CASES[kind]()
-    fitted = fit(case)
+    case, fitted = case_of(name), fit(name)
+    assert isinstance(fitted, FittedEigen)
     rows = list(range(case.count))
 
     def vectors(kept: int | None) -> np.ndarray:
@@ -108,19 +135,34 @@ def test_shares_of_layers_sum_to_the_product(kind: str, reduction: str) -> None:
         made = make_reduction(reduction, sizes(fitted), 40, 3)
         return encode(case, Encoder(chosen, made), rows)[0].astype(np.float64)
 
-    whole = vectors(None)
+    together = vectors(None)
     parts = [vectors(i) for i in range(len(fitted.layers))]
-    np.testing.assert_allclose(sum(parts), whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+    allowed = 1e-6 * np.abs(together).max()
+    np.testing.assert_allclose(sum(parts), together, rtol=1e-5, atol=allowed)
     if reduction == "none":
         shares = sum(part @ part.T for part in parts)
-        product = whole @ whole.T
+        product = together @ together.T
         np.testing.assert_allclose(shares, product, rtol=1e-6, atol=1e-6 * product.max())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_are_those_of_the_curvature(kind: str) -> None:
+    """``g^T (G + lambda)^-1 g``, before the reduction, whether or not documents are whitened."""
+    case, fitted = case_of("shared"), fit("shared", kind)
+    rows = list(range(case.count))
+    psi = ask(case, whole(fitted), case.batch(rows))[0]
+    vectors, norms = encode(case, whole(fitted), rows)
+    products = (psi * vectors).sum(1)
+    np.testing.assert_allclose(norms**2, products, rtol=1e-5)
+    assert encode(case, sketched(fitted), rows)[1].tobytes() == norms.tobytes()
+    if kind in WHITENING:
+        np.testing.assert_allclose(norms, np.linalg.norm(vectors, axis=1), rtol=1e-6)
+        np.testing.assert_array_equal(psi.astype(np.float32), vectors)
+
+
 def test_vectors_do_not_depend_on_the_batch() -> None:
-    case = CASES["llama-mlp"]()
-    fitted = fit(case)
-    encoder = Encoder(fitted, NoReduction(sizes(fitted)))
+    case = case_of("llama-mlp")
+    encoder = whole(fit("llama-mlp"))
     together, norms = encode(case, encoder, list(range(case.count)))
     for row in range(case.count):
         alone, norm = encode(case, encoder, [row])
@@ -129,16 +171,104 @@ def test_vectors_do_not_depend_on_the_batch() -> None:
     assert encode(case, encoder, [2, 0])[0].tobytes() == encode(case, encoder, [2, 0])[0].tobytes()
 
 
+# Queries.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["mlp-bias", "conv-groups", "llama-mlp"])
+@pytest.mark.parametrize("factor", [None, 1.0, 0.2, 9.0])
+def test_a_query_times_a_document_is_the_damped_solve(
+    name: str, kind: str, factor: float | None
+) -> None:
+    """Whatever the query's damping, and to float32's precision, in which documents are stored."""
+    case, fitted = case_of(name), fit(name, kind)
+    damping = None if factor is None else factor * fitted.damping
+    asking = fitted if damping is None else fitted.with_damping(damping)
+    batch = shifted(case, range(case.count))
+    psi, residual = ask(case, whole(fitted), batch, damping)
+    phi, _ = encode(case, whole(fitted), list(range(case.count)))
+    assert psi.dtype == np.float64
+    expected = np.zeros((case.count, case.count))
+    for i, (layer, known) in enumerate(zip(fitted.layers, truth(name, "empirical"), strict=True)):
+        units = torch.eye(layer.size, dtype=torch.float64).reshape(-1, *layer.shape)
+        basis = fitted.raw(i, units).flatten(1).T
+        solved = asking.solve(i, (known.queries @ basis).reshape(-1, *layer.shape)).flatten(1)
+        expected += (solved @ (known.documents @ basis).T).numpy()
+    allowed = 1e-6 * np.linalg.norm(psi, axis=1)[:, None] * np.linalg.norm(phi, axis=1)
+    assert bool((np.abs(psi @ phi.T - expected) <= allowed).all())
+    assert (residual is not None) is (kind == "lissa")
+
+
+@pytest.mark.parametrize("kind", ["ekfac", "datainf-scanned"])
+@pytest.mark.parametrize("damping", [None, 2.0])
+def test_a_sketched_query_is_the_sketch_of_the_whole_one(kind: str, damping: float | None) -> None:
+    """Both sides go through one map, signs included."""
+    case, fitted = case_of("llama-mlp"), fit("llama-mlp", kind)
+    batch = shifted(case, [0, 2, 5])
+    psi = ask(case, whole(fitted), batch, damping)[0]
+    found = ask(case, sketched(fitted), batch, damping)[0]
+    sketch = Sketch(sizes(fitted), 24, seed=5)
+    buffer = sketch.buffer(3, torch.from_numpy(psi))
+    for i, part in enumerate(torch.split(torch.from_numpy(psi), sizes(fitted), 1)):
+        sketch.add(i, part * sketch.scaling(i, torch.ones_like(part[0])), buffer)
+    expected = sketch.finish(buffer).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_asking_with_another_damping_leaves_no_trace(kind: str) -> None:
+    case, encoder = case_of("mlp-bias"), sketched(fit("mlp-bias", kind))
+    batch = shifted(case, [0, 1, 2])
+    before, stored = ask(case, encoder, batch)[0], encode(case, encoder, [3, 4])[0]
+    other = ask(case, encoder, batch, 30.0)[0]
+    assert not np.allclose(other, before, rtol=1e-2)
+    assert ask(case, encoder, batch)[0].tobytes() == before.tobytes()
+    assert ask(case, encoder, batch, 30.0)[0].tobytes() == other.tobytes()
+    assert encode(case, encoder, [3, 4])[0].tobytes() == stored.tobytes()
+    fresh = sketched(fit("mlp-bias", kind))
+    assert ask(case, fresh, batch, 30.0)[0].tobytes() == other.tobytes()
+
+
+def test_bad_dampings_are_refused() -> None:
+    case, encoder = case_of("mlp-bias"), whole(fit("mlp-bias"))
+    for damping in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(CurvatureError, match="is not allowed"):
+            ask(case, encoder, case.batch([0]), damping)
+    with pytest.raises(CurvatureError, match=r"is singular \(damping is 0\)"):
+        ask(case, encoder, case.batch([0]), 0.0)
+
+
+def test_what_an_encoder_keeps_is_for_one_precision() -> None:
+    """A scaling kept from a float64 batch must not be used on a float32 one, nor the other way."""
+    wide, fitted = case_of("mlp-bias"), fit("mlp-bias", "diagonal")
+    encoder = whole(fitted)
+    before = encode(wide, encoder, [0, 1])[0]
+
+    def batch(rows: list[int]) -> Batch:
+        given = wide.batch(rows)
+        return replace(given, inputs=given.inputs.float())
+
+    narrow = replace(wide, model=copy.deepcopy(wide.model).float(), batch=batch)
+    found = encode(narrow, encoder, [0, 1])[0]
+    fresh = encode(narrow, whole(fitted), [0, 1])[0]
+    assert found.tobytes() == fresh.tobytes()
+    np.testing.assert_allclose(found, before, rtol=1e-3, atol=1e-5 * np.abs(before).max())
+
+
 def test_an_encoder_keeps_nothing_of_another_damping() -> None:
-    case = CASES["mlp-bias"]()
-    fitted = fit(case)
-    reduction = NoReduction(sizes(fitted))
-    first = Encoder(fitted, reduction)
-    before = encode(case, first, [0, 1])[0]
-    other = encode(case, Encoder(fitted.with_damping(10.0), reduction), [0, 1])[0]
-    assert encode(case, first, [0, 1])[0].tobytes() == before.tobytes()
-    assert encode(case, Encoder(fitted, reduction), [0, 1])[0].tobytes() == before.tobytes()
-    assert np.linalg.norm(other) < 0.5 * np.linalg.norm(before)
+    case, rows = case_of("mlp-bias"), [0, 1]
+    source = pairs(case, "empirical")
+    first, other = (make_curvature("ekfac", damping).fit(source) for damping in (0.1, 10.0))
+    reduction = NoReduction(sizes(first))
+    encoder = Encoder(first, reduction)
+    before = encode(case, encoder, rows)[0]
+    damped = encode(case, Encoder(other, reduction), rows)[0]
+    assert encode(case, encoder, rows)[0].tobytes() == before.tobytes()
+    assert encode(case, Encoder(first, reduction), rows)[0].tobytes() == before.tobytes()
+    assert np.linalg.norm(damped) < 0.5 * np.linalg.norm(before)
+
+
+# On disk.
 
 
 def write(path: Path, encoder: Encoder) -> str:
@@ -147,10 +277,12 @@ def write(path: Path, encoder: Encoder) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read(path: Path, sha256: str, fitted: FittedEKFAC, **changes: object) -> Encoder:
+def read(path: Path, sha256: str, fitted: FittedCurvature, **changes: object) -> Encoder:
     given = {
+        "kind": fitted.kind,
         "damping": fitted.damping,
         "documents": fitted.documents,
+        "report": fitted.report,
         "reduction": "sketch",
         "dimension": 24,
         "seed": 5,
@@ -161,27 +293,36 @@ def read(path: Path, sha256: str, fitted: FittedEKFAC, **changes: object) -> Enc
     return load_encoder(path, sha256, **given)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_encoder_comes_back_from_disk_with_the_same_bits(tmp_path: Path, kind: str) -> None:
-    case = CASES[kind]()
-    fitted = fit(case)
-    encoder = Encoder(fitted, Sketch(sizes(fitted), 24, seed=5))
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, "ekfac") for name in CASES] + [("llama-mlp", k) for k in KINDS[1:]]
+)
+def test_an_encoder_comes_back_from_disk_with_the_same_bits(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    case, fitted = case_of(name), fit(name, kind)
+    encoder = sketched(fitted)
     sha256 = write(tmp_path / "encoder", encoder)
     restored = read(tmp_path / "encoder", sha256, fitted)
     rows = list(range(case.count))
     for one, other in zip(encode(case, encoder, rows), encode(case, restored, rows), strict=True):
         assert one.tobytes() == other.tobytes()
-    assert restored.curvature.damping == 0.1
+    batch = shifted(case, rows)
+    for damping in (None, 30.0):
+        one, residual = ask(case, encoder, batch, damping)
+        other, again = ask(case, restored, batch, damping)
+        assert one.tobytes() == other.tobytes()
+        assert residual == again
+    assert restored.curvature.kind == fitted.kind
+    assert restored.curvature.damping == fitted.damping
     assert encoder_bytes(restored) == encoder_bytes(encoder)
     reseeded = read(tmp_path / "encoder", sha256, fitted, seed=6)
     assert not np.array_equal(encode(case, reseeded, rows)[0], encode(case, encoder, rows)[0])
 
 
 def test_damaged_encoders_are_refused(tmp_path: Path) -> None:
-    case = CASES["mlp-bias"]()
-    fitted = fit(case)
+    fitted = fit("mlp-bias")
     path = tmp_path / "encoder"
-    sha256 = write(path, Encoder(fitted, Sketch(sizes(fitted), 24, seed=5)))
+    sha256 = write(path, sketched(fitted))
     data = path.read_bytes()
     for position in (0, 9, len(data) // 2, len(data) - 1):
         flipped = bytearray(data)
@@ -197,24 +338,36 @@ def test_damaged_encoders_are_refused(tmp_path: Path) -> None:
         read(path, sha256, fitted)
 
 
-def test_an_encoder_of_other_layers_is_refused(tmp_path: Path) -> None:
-    case = CASES["mlp-bias"]()
-    fitted = fit(case)
-    sha256 = write(tmp_path / "encoder", Encoder(fitted, Sketch(sizes(fitted), 24, seed=5)))
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "identity"])
+def test_an_encoder_of_other_layers_is_refused(tmp_path: Path, kind: str) -> None:
+    fitted = fit("mlp-bias", kind)
+    sha256 = write(tmp_path / "encoder", sketched(fitted))
     with pytest.raises(CurvatureError, match="another shape"):
         read(tmp_path / "encoder", sha256, fitted, layers=fitted.layers[::-1])
-    other = fit(CASES["llama-mlp"]())
+    other = fit("llama-mlp")
     with pytest.raises(CurvatureError, match=r"shape|lacks"):
-        read(tmp_path / "encoder", sha256, other)
+        read(tmp_path / "encoder", sha256, fitted, layers=other.layers)
+
+
+def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """What one kind stores is not taken for another's."""
+    fitted = fit("mlp-bias", "diagonal")
+    sha256 = write(tmp_path / "encoder", sketched(fitted))
+    for kind in ("ekfac", "kfac", "exact", "datainf", "lissa"):
+        with pytest.raises(CurvatureError, match="lacks"):
+            read(tmp_path / "encoder", sha256, fitted, kind=kind)
+    with pytest.raises(CurvatureError, match="needs a newer wherefrom"):
+        read(tmp_path / "encoder", sha256, fitted, kind="shampoo")
 
 
 def test_a_loss_that_is_not_finite_names_its_document() -> None:
-    case = CASES["mlp-bias"]()
-    fitted = fit(case)
-    encoder = Encoder(fitted, NoReduction(sizes(fitted)))
+    case = case_of("mlp-bias")
+    encoder = whole(fit("mlp-bias"))
     extractor = extractor_of(case)
     batch = case.batch([0, 1, 2])
     inputs = batch.inputs.clone()
     inputs[1] = float("nan")
-    with extractor.session(), pytest.raises(ModelError, match="'d1' is not finite"):
-        encoder.encode(extractor, replace(batch, inputs=inputs))
+    poisoned = replace(batch, inputs=inputs)
+    for run in (encoder.encode, encoder.encode_query):
+        with extractor.session(), pytest.raises(ModelError, match="'d1' is not finite"):
+            run(extractor, poisoned)

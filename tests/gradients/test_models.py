@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,28 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertLMHeadModel,
+    BertModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 import wherefrom as wf
 from small_models import gpt2, mlp
 from tiny_lm import save_tiny_lm, text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.errors import MismatchError, ModelError
-from wherefrom.gradients.models import (
-    load_model,
-    resolve_device,
-    tokenizer_sha256,
-    weights_sha256,
-)
+from wherefrom.gradients.fingerprints import tokenizer_sha256, weights_sha256
+from wherefrom.gradients.models import load_model, resolve_device
 
 QUESTIONS = [wf.Query("gold", " silver trade")]
 
@@ -52,15 +61,119 @@ def test_a_folder_gives_model_tokenizer_and_source(lm_folder: Path) -> None:
     assert loaded.source == str(lm_folder.resolve())
     assert loaded.tokenizer is not None
     assert tokenizer_sha256(loaded.tokenizer) == tokenizer_sha256(tiny_tokenizer())
-    assert loaded.context == 96
+    assert (loaded.kind, loaded.task, loaded.adapter_source) == ("huggingface", "causal_lm", None)
     assert load_model(str(lm_folder)).source == loaded.source
 
 
 def test_a_module_is_taken_as_it_is() -> None:
     model = mlp()
-    loaded = load_model(model)
+    loaded = load_model(model, dtype="bfloat16")
     assert loaded.module is model
-    assert (loaded.tokenizer, loaded.source, loaded.context) == (None, None, 1024)
+    assert model[0].weight.dtype == torch.float64
+    assert (loaded.tokenizer, loaded.source) == (None, None)
+    assert (loaded.kind, loaded.task, loaded.adapter_source) == ("module", None, None)
+    assert load_model(gpt2()).task == "causal_lm"
+
+
+TASKS = [
+    (BertLMHeadModel, "causal_lm"),
+    (BertForSequenceClassification, "sequence_classification"),
+    (BertForMaskedLM, "masked_lm"),
+]
+
+
+def save_bert(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+    torch.manual_seed(5)
+    sizes = {"vocab_size": 330, "hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 1}
+    config = BertConfig(
+        **sizes, num_attention_heads=3, num_labels=4, is_decoder=kind is BertLMHeadModel
+    )
+    model = kind(config).eval()
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "task"), TASKS)
+def test_a_folder_is_opened_as_what_its_configuration_names(
+    kind: type[PreTrainedModel], task: str, tmp_path: Path
+) -> None:
+    saved = save_bert(kind, tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded.module) is kind
+    assert loaded.task == task
+    tokens = torch.tensor([[3, 4, 5]])
+    assert torch.equal(loaded.module(tokens).logits, saved(tokens).logits)
+    assert load_model(saved).task == task
+
+
+def test_a_folder_of_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
+    save_bert(BertModel, tmp_path)
+    with pytest.raises(ModelError, match=r"holds a BertModel; supported .*ForMaskedLM") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    name_architecture(tmp_path, None)
+    with pytest.raises(ModelError, match="a model of no named architecture; supported"):
+        load_model(tmp_path)
+
+
+def name_architecture(folder: Path, name: str | None) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = None if name is None else [name]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def drop_weight(folder: Path, key: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights[key]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_are_not_there_are_never_drawn_at_random(
+    tmp_path: Path, lm_folder: Path, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    save_bert(BertModel, tmp_path)
+    name_architecture(tmp_path, "BertForSequenceClassification")
+    with pytest.raises(
+        ModelError,
+        match=r"do not make a BertForSequenceClassification: classifier\.bias \(and 1 more\) is "
+        r"not there .*random numbers",
+    ) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    drop_weight(copied, "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight is not there and"):
+        load_model(copied)
+    wider = LlamaConfig.from_pretrained(lm_folder, intermediate_size=14)
+    wider.save_pretrained(copied)
+    with pytest.raises(ModelError, match=r"more\) has the shape \(12, 10\) for \(12, 14\) and"):
+        load_model(copied)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_weights_are_loaded_in_the_precision_asked_for(lm_folder: Path, dtype: str) -> None:
+    module = load_model(lm_folder, dtype=dtype).module
+    assert {p.dtype for p in module.parameters()} == {getattr(torch, dtype)}
+    assert load_model(module).source == str(lm_folder)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "torch.float32", "", "fp32"])
+def test_other_precisions_are_refused(lm_folder: Path, dtype: str) -> None:
+    with pytest.raises(ModelError, match=f"dtype is '{dtype}'; give one of float32, bfloat16"):
+        load_model(lm_folder, dtype=dtype)
+
+
+def test_a_module_remembers_a_folder_only_if_it_can_be_loaded_from_there(lm_folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(lm_folder, dtype=torch.float32)
+    assert load_model(model).source == str(lm_folder)
+    model.model.layers[0].double()
+    assert load_model(model).source is None
+    other = LlamaForSequenceClassification(model.config)
+    other.name_or_path = str(lm_folder)
+    assert load_model(other).source is None
 
 
 def nothing_at(folder: Path) -> object:
@@ -105,6 +218,12 @@ def broken_config(folder: Path) -> object:
     return folder
 
 
+def wrong_type(folder: Path) -> object:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+    return folder
+
+
 def remote_code(folder: Path) -> object:
     config = json.loads((folder / "config.json").read_text())
     config["model_type"] = "own"
@@ -124,6 +243,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (no_tokenizer, "cannot load"),
     (broken_weights, "cannot load"),
     (broken_config, "cannot load"),
+    (wrong_type, "cannot load .*hidden_size"),
     (remote_code, "cannot load"),
     (lambda folder: 7, "torch.nn.Module or the path"),
     (lambda folder: None, "torch.nn.Module or the path"),
@@ -152,56 +272,8 @@ def flip_last_bit(model: nn.Module) -> None:
     weight[0] = torch.nextafter(weight[0], weight.new_tensor(9.0))
 
 
-def test_every_weight_counts_for_the_fingerprint() -> None:
-    digest = weights_sha256(mlp())
-    assert weights_sha256(mlp()) == digest
-    changed = mlp()
-    flip_last_bit(changed)
-    renamed = nn.Sequential(*mlp().children(), nn.Identity())
-    buffered = mlp()
-    buffered.register_buffer("mean", torch.zeros(()))
-    transposed = mlp()
-    transposed[0].weight.data = transposed[0].weight.data.T.contiguous().reshape(7, 5)
-    others = [changed, buffered, transposed, mlp().float(), nn.Sequential(mlp())]
-    assert len({digest, *map(weights_sha256, others)}) == 6
-    assert weights_sha256(renamed) == digest
-    assert weights_sha256(mlp().train()) == digest
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.bool])
-def test_weights_of_any_type_have_a_fingerprint(dtype: torch.dtype) -> None:
-    module = nn.Module()
-    module.register_buffer("table", torch.zeros(3, 2, dtype=dtype))
-    module.register_buffer("nothing", torch.zeros(0, dtype=dtype))
-    before = weights_sha256(module)
-    module.table[1, 1] = 1
-    assert weights_sha256(module) != before
-
-
-def with_template(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = "{{ messages }}"
-
-
 def with_token(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_tokens(["wherefrom"])
-
-
-def test_the_tokenizers_fingerprint_is_of_what_decides_tokens() -> None:
-    digest = tokenizer_sha256(tiny_tokenizer())
-    used = tiny_tokenizer()
-    used.padding_side = "left"
-    used(["a", "gold and silver"], padding=True, truncation=True, max_length=2)
-    assert tokenizer_sha256(used) == digest
-    for change in (with_template, with_token):
-        other = tiny_tokenizer()
-        change(other)
-        assert tokenizer_sha256(other) != digest
-    lower = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
-    lower["normalizer"] = {"type": "Lowercase"}
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(lower)))
-    assert tokenizer_sha256(other) != digest
-    with pytest.raises(ModelError, match="fast tokenizer"):
-        tokenizer_sha256(object())
 
 
 def test_an_index_opens_its_own_model_again(index_path: Path, lm_folder: Path) -> None:
@@ -240,6 +312,20 @@ def test_the_folder_of_an_index_may_not_change_behind_it(copied: Path, tmp_path:
     shutil.rmtree(copied)
     with pytest.raises(ModelError, match="copy"):
         wf.open(tmp_path / "i")
+
+
+def test_another_precision_is_refused_and_the_recorded_one_loaded(
+    index_path: Path, lm_folder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(lm_folder, dtype=torch.bfloat16)
+    with pytest.raises(MismatchError, match="built in float32, this model is in bfloat16"):
+        wf.open(index_path, model=model)
+    built = wf.build(lm_folder, text_documents(), tmp_path / "i", encoder="none", dtype="bfloat16")
+    assert built.manifest.model.dtype == "bfloat16"
+    expected = built.scores(QUESTIONS, tier="stored").tobytes()
+    for given in (None, lm_folder, model):
+        index = wf.open(tmp_path / "i", model=given)
+        assert index.scores(QUESTIONS, tier="stored").tobytes() == expected
 
 
 def test_another_tokenizer_is_refused(index_path: Path, copied: Path, lm_folder: Path) -> None:

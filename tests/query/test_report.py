@@ -12,18 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answers import HOSTILE, INDEX, answer, hit, hostile_answer
+from answers import CLASSIFIED, CONTRAST, HOSTILE, INDEX, QUERIES, answer, hit, hostile_answers
 from wherefrom.errors import StorageError
+from wherefrom.query.answer import Answer
+from wherefrom.query.measurement import measurement_of
 from wherefrom.query.printable import excerpt, printable, printable_lines
 from wherefrom.query.report import write_report
 from wherefrom.query.wording import (
     NO_PROOF,
     certificate_in_words,
     filter_in_words,
-    likelihood_in_words,
+    residual_in_words,
     signed,
+    worth_in_words,
 )
-from wherefrom.records import SCORE_CONTRACT, Certificate
+from wherefrom.records import SCORE_CONTRACT, Certificate, Query, QuerySet
 
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -113,10 +116,15 @@ def test_texts_are_whole_and_keep_their_lines(tmp_path: Path) -> None:
     assert long in source
 
 
-def test_hostile_text_is_shown_and_never_obeyed(tmp_path: Path) -> None:
-    sections = [(HOSTILE, hostile_answer())]
+@pytest.mark.parametrize("hostile", hostile_answers(), ids=["plain", "contrast", "label", "set"])
+def test_hostile_text_is_shown_and_never_obeyed(tmp_path: Path, hostile: Answer) -> None:
+    sections = [(HOSTILE, hostile)]
     source = write_report(sections, tmp_path / "r.html", notes=[HOSTILE]).read_text("utf-8")
     shown = Page(source)
+    asked = source[source.index("<h2>") : source.index("<h3>")]
+    queries = getattr(hostile.query, "queries", (hostile.query,))
+    texts = sum(1 + 1 + bool(query.contrast) for query in queries)
+    assert asked.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= texts
     assert "script" not in shown.tags
     assert "<script>alert(1)</script> </style> [red]danger[/red]" in shown.text
     assert "{{ 7*7 }}" in shown.text
@@ -150,7 +158,8 @@ def test_answers_of_tensors_and_without_documents(tmp_path: Path) -> None:
         certificate=Certificate("stored", True, 0, 0, None),
     )
     shown = page(tmp_path, ("", empty))
-    assert "A tensor example" in shown.text
+    assert "Asked with tensors" in shown.text
+    assert "The bars are relative" in shown.text
     assert "No document passes the filter." in shown.text
 
 
@@ -216,8 +225,110 @@ def test_filters_in_words() -> None:
     )
 
 
-def test_likelihood_of_one_token_needs_no_mean() -> None:
-    assert likelihood_in_words(answer(scored_tokens=1)) == "-3.250 nats over 1 token"
+def test_contrasts_in_reports(tmp_path: Path) -> None:
+    one = answer(query=CONTRAST, log_likelihood=0.5, scored_tokens=4)
+    source = write_report([("", one)], tmp_path / "report.html").read_text("utf-8")
+    shown = Page(source)
+    assert re.findall(r"<mark.*?>(.*?)</mark>", source) == [" be preserved", " be dissolved"]
+    for expected in (
+        "The Union shall be preserved Rather than: The Union shall be dissolved",
+        "Measured: the completion's log-likelihood minus the contrast's, +0.500 nats over 4 tokens",
+        "Proponents: they favour the completion over the contrast",
+        "Opponents: they favour the contrast over the completion",
+        measurement_of(CONTRAST).contract,
+    ):
+        assert expected in shown.text, expected
+    assert "more likely" not in shown.text
+    assert SCORE_CONTRACT not in shown.text
+
+
+def test_sets_in_reports(tmp_path: Path) -> None:
+    shown = page(tmp_path, ("", answer(query=QUERIES, scored_tokens=60)))
+    for expected in (
+        "Asked as one: the mean over 30 questions",
+        "Question 20: answer 20 and 10 more",
+        "Measured: the mean log-likelihood of the completions, -3.250 nats over 60 tokens",
+        "Proponents: they raise the mean log-likelihood",
+        "Opponents: they lower the mean log-likelihood",
+    ):
+        assert expected in shown.text, expected
+    assert "Question 21" not in shown.text
+    summed = page(tmp_path, ("", answer(query=QuerySet((CONTRAST, *QUERIES.queries[:1]), "sum"))))
+    assert "the sum over 2 questions" in summed.text
+    assert "Rather than: The Union shall be dissolved" in summed.text
+    assert "Proponents: they raise the summed difference" in summed.text
+    assert " more" not in summed.text.split("Proponents")[0]
+
+
+def test_labels_in_reports(tmp_path: Path) -> None:
+    label = answer(
+        query=Query("A fine film", "good"),
+        index=CLASSIFIED,
+        log_likelihood=-0.25,
+        scored_tokens=1,
+    )
+    shown = page(tmp_path, ("", label))
+    assert "A fine film Label: good Measured" in shown.text
+    assert "the label's log-likelihood, -0.250 nats (probability 0.779)" in shown.text
+    assert "Proponents: they make the label more likely" in shown.text
+    other = answer(query=Query("A fine film", "good", "bad"), index=CLASSIFIED, log_likelihood=2.0)
+    shown = page(tmp_path, ("", other))
+    assert "A fine film Label: good, rather than bad Measured" in shown.text
+    assert "+2.000 nats over 2 labels" in shown.text
+    assert "they favour the label over the contrast" in shown.text
+
+
+def test_another_damping_and_residuals_are_told(tmp_path: Path) -> None:
+    plain = page(tmp_path, ("", answer())).text.split("Proponents")[0]
+    assert "Damping" not in plain
+    assert "Residual" not in plain
+    shown = page(tmp_path, ("", answer(damping=0.5, residual=0.00312))).text
+    assert "Damping: 0.5 for this answer; the index was built with 0.1" in shown
+    assert f"Residual: {residual_in_words(answer(residual=0.00312))}" in shown
+    assert "0.0031 of the query's gradient" in shown
+    assert "Residual: 0 of" in page(tmp_path, ("", answer(residual=0.0))).text
+
+
+def test_each_contract_is_told_once(tmp_path: Path) -> None:
+    shown = page(tmp_path, ("a", answer()), ("b", answer()), ("c", answer(query=CONTRAST)))
+    assert shown.text.count(SCORE_CONTRACT) == 1
+    assert shown.text.count("score = nats of") == 2
+
+
+def test_contracts_fit_what_was_measured() -> None:
+    assert measurement_of(Query("p", "c")).contract == SCORE_CONTRACT
+    for query, objective, quantity in (
+        (None, None, "the log-likelihood"),
+        (Query("p", "c"), "sequence_classification", "the label's log-likelihood"),
+        (CONTRAST, None, "the completion's log-likelihood minus the contrast's"),
+        (QUERIES, None, "the mean log-likelihood of the completions"),
+        (QUERIES, "sequence_classification", "the mean log-likelihood of the labels"),
+        (
+            QuerySet((CONTRAST,), "sum"),
+            None,
+            "the summed difference in log-likelihood, completion minus contrast",
+        ),
+    ):
+        contract = measurement_of(query, objective).contract
+        assert contract.startswith(f"score = nats of {quantity} per added copy of the document")
+        assert contract.endswith(
+            "positive = proponent (raises it), negative = opponent (lowers it)"
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "written"),
+    [
+        ({"scored_tokens": 1}, "-3.250 nats over 1 token"),
+        ({}, "-3.250 nats over 2 tokens (-1.625 a token)"),
+        ({"query": None}, "-3.250 nats over 2 predictions"),
+        ({"query": CONTRAST, "log_likelihood": 1.0}, "+1.000 nats over 2 tokens"),
+        ({"query": QUERIES}, "-3.250 nats over 2 tokens"),
+        ({"query": QUERIES, "index": CLASSIFIED}, "-3.250 nats over 2 labels"),
+    ],
+)
+def test_what_was_measured_is_worth(fields: dict[str, object], written: str) -> None:
+    assert worth_in_words(answer(**fields)) == written
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,15 @@ def write_manifest(table: DocumentTable) -> Manifest:
         model=ModelRecord(
             kind="module",
             source=None,
+            task=None,
+            dtype="float32",
             weights_sha256="00",
             tokenizer_sha256=None,
             architecture="MLP",
+            adapter=None,
         ),
         layers=(LayerRecord(name="0.fc", kind="linear", d_in=3, d_out=2, bias=True),),
-        objective=ObjectiveRecord(kind="classification", context=None),
+        objective=ObjectiveRecord(kind="classification"),
         curvature=CurvatureRecord(
             kind="ekfac", damping=0.1, fisher="expected", fit_documents=len(table), seed=0
         ),

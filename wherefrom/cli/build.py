@@ -11,35 +11,25 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from wherefrom.cli import values
 from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
+    from wherefrom.gradients.objectives import Objective
     from wherefrom.store import Manifest
 
-__all__ = ["BUILD_SCHEMA", "build"]
+__all__ = ["BUILD_SCHEMA", "CURVATURES", "DTYPES", "build"]
 
 BUILD_SCHEMA = "wherefrom-build/1"
+CURVATURES = ("ekfac", "kfac", "diagonal", "identity", "datainf", "lissa", "exact")
+"""``wherefrom.curvature.kinds.CURVATURE_KINDS``, which takes torch to import."""
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""``wherefrom.gradients.fingerprints.DTYPES``, which takes torch to import."""
 
 _SKIPPED_SHOWN = 5
-_PATHS = ("corpus", "model", "index")
+_PATHS = ("corpus", "model", "base_model", "index")
+_PATHS_OR_IDS = ("model", "base_model")
 _NOT_REPLAYED = ("overwrite", "as_json", "quiet")
-
-
-def _count_or_share(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> int | float | None:
-    """``600`` (documents) or ``0.15`` (a share of them)."""
-    if value is None:
-        return None
-    try:
-        number = float(value) if "." in value else int(value)
-    except ValueError:
-        number = 0
-    if number >= 1 if isinstance(number, int) else 0.0 < number < 1.0:
-        return number
-    raise click.BadParameter(
-        f"{value!r} is neither a whole number of at least 1 nor a share below 1, as 0.15"
-    )
 
 
 @click.command(epilog=SCORE_CONTRACT)
@@ -48,7 +38,20 @@ def _count_or_share(
     "--model",
     required=True,
     metavar="DIR",
-    help="Folder of a saved Hugging Face causal language model, tokenizer included.",
+    help="Folder of a saved Hugging Face model, tokenizer included, or of a PEFT adapter: a causal "
+    "language model, a masked one or a sequence classifier.",
+)
+@click.option(
+    "--base-model",
+    metavar="DIR",
+    help="Folder of the model that the adapter is for; by default the one the adapter names.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    show_default=True,
+    help="Precision that the model runs in.",
 )
 @click.option(
     "--index",
@@ -58,25 +61,41 @@ def _count_or_share(
     help="The directory to make.",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["causal-lm", "masked-lm", "sequence-classification"]),
+    help="What is differentiated; what the model was trained for by default.",
+)
+@click.option(
+    "--label",
+    metavar="COLUMN",
+    help="Metadata column with a document's label, a name or a number that the classifier knows "
+    "(sequence-classification only; 'label' by default).",
+)
+@click.option(
     "--layers",
     multiple=True,
     metavar="NAME",
-    help="Layers to compute influence for: mlp (the default), attention, linear, or a "
-    "glob pattern of module names, which may be repeated.",
+    help="Layers to compute influence for: mlp (the default), attention, linear, lora (the default "
+    "for adapters), or a glob pattern of module names, which may be repeated.",
+)
+@click.option(
+    "--curvature",
+    type=click.Choice(CURVATURES),
+    default="ekfac",
+    show_default=True,
+    help="What gradients are whitened by; identity is the plain gradient dot product.",
 )
 @click.option(
     "--damping",
-    type=click.FloatRange(min=0.0, min_open=True),
-    default=0.1,
+    callback=values.damping,
     metavar="NUMBER",
-    show_default=True,
-    help="Damping of each layer, in units of its mean eigenvalue.",
+    help="Damping of each layer, in units of its mean eigenvalue; 0.1 by default, 0 for identity.",
 )
 @click.option(
     "--fisher",
     type=click.Choice(["sampled", "expected", "empirical"]),
-    help="Labels the curvature is fitted with: drawn from the model (the default), all of them "
-    "weighted by the model, or the true ones.",
+    help="Labels the curvature is fitted with: drawn from the model, all of them weighted by the "
+    "model, or the true ones. Chosen by the objective by default; not for datainf and identity.",
 )
 @click.option(
     "--encoder",
@@ -95,7 +114,7 @@ def _count_or_share(
 )
 @click.option(
     "--fit-documents",
-    callback=_count_or_share,
+    callback=values.count_or_share,
     metavar="N|SHARE",
     help="Fit the curvature on so many documents (600) or such a share of them (0.15); all by "
     "default.",
@@ -110,8 +129,8 @@ def _count_or_share(
     "--context",
     type=click.IntRange(min=2),
     metavar="TOKENS",
-    help="Cut longer texts into passages of so many tokens; what the model takes, at most 1024, "
-    "by default.",
+    help="Cut longer texts into passages of so many tokens, or truncate them for a classifier; "
+    "what the model takes, at most 1024, by default.",
 )
 @click.option(
     "--batch-size",
@@ -133,9 +152,14 @@ def build(
     ctx: click.Context,
     corpus: Path,
     model: str,
+    base_model: str | None,
+    dtype: str,
     index: Path,
+    objective: str | None,
+    label: str | None,
     layers: tuple[str, ...],
-    damping: float,
+    curvature: str,
+    damping: float | None,
     fisher: Literal["sampled", "expected", "empirical"] | None,
     encoder: str,
     bytes_per_document: int,
@@ -157,10 +181,16 @@ def build(
     from wherefrom.cli.failures import Interrupted
     from wherefrom.cli.progress import progress_bars
 
+    if damping == 0.0 and curvature != "identity":
+        raise click.BadParameter(
+            f"0 would divide {curvature} by zero; give a number above 0, as 0.1",
+            param_hint="--damping",
+        )
+    if label is not None and objective not in (None, "sequence-classification"):
+        raise click.UsageError(f"--label does not go with --objective {objective}; leave it out")
     started = time.perf_counter()
     try:
         from wherefrom.api import build as build_index
-        from wherefrom.gradients.objectives import CausalLM
 
         with progress_bars(quiet=quiet) as progress, warnings.catch_warnings():
             # What a build warns of stands in its manifest, and is told below.
@@ -169,7 +199,11 @@ def build(
                 model,
                 corpus,
                 index,
-                objective=CausalLM(context=context),
+                base_model=base_model,
+                dtype=dtype,
+                objective=_objective(objective, label, context, seed),
+                context=context,
+                curvature=curvature,
                 damping=damping,
                 fisher=fisher,
                 layers=layers[0] if len(layers) == 1 else layers or None,
@@ -187,6 +221,19 @@ def build(
     except KeyboardInterrupt as interrupt:
         raise Interrupted(_left_at(index)) from interrupt
     _tell(index, built.manifest, time.perf_counter() - started, as_json=as_json, quiet=quiet)
+
+
+def _objective(
+    name: str | None, label: str | None, context: int | None, seed: int
+) -> Objective | None:
+    """The objective asked for; a label asks for classification, and nothing for the model's own."""
+    from wherefrom.gradients.objectives import CausalLM, MaskedLM, SequenceClassification
+
+    if name == "sequence-classification" or label is not None:
+        return SequenceClassification(label=label or "label", context=context)
+    if name == "masked-lm":
+        return MaskedLM(context=context, seed=seed)
+    return None if name is None else CausalLM(context=context)
 
 
 def _replay(ctx: click.Context) -> str:
@@ -208,7 +255,7 @@ def _replay(ctx: click.Context) -> str:
 
 def _is_path(name: str, value: object) -> bool:
     """Whether a value is a path: a model may be the id of one in the local cache, too."""
-    return name != "model" or os.path.exists(str(value))
+    return name not in _PATHS_OR_IDS or os.path.exists(str(value))
 
 
 def _left_at(index: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ def _bytes_on_disk(index: Path) -> int:
 
 def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
     """What a reader wants to know, most important first."""
-    model, corpus, curvature = manifest.model, manifest.corpus, manifest.curvature
+    model, corpus = manifest.model, manifest.corpus
     encoder, versions = manifest.encoder, manifest.versions
     cut = "" if corpus.parents == corpus.documents else f", passages of {corpus.parents:,}"
     metadata = ", ".join(f"{name} ({kind})" for name, kind in manifest.metadata.items())
@@ -80,16 +81,13 @@ def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
         ("scored tokens", f"{corpus.tokens:,}"),
         ("skipped", f"{corpus.skipped_count:,}"),
         ("metadata", metadata or "none"),
-        ("model", f"{model.architecture}, {model.source or 'handed over in memory'}"),
+        ("model", _model(manifest)),
         ("weights SHA-256", model.weights_sha256),
+        *_adapter(manifest),
         ("tokenizer SHA-256", model.tokenizer_sha256),
         ("objective", _objective(manifest)),
         ("layers", _layers(manifest)),
-        (
-            "curvature",
-            f"{curvature.kind}, damping {curvature.damping:g}, {curvature.fisher} Fisher, fitted "
-            f"on {curvature.fit_documents:,} documents, seed {curvature.seed}",
-        ),
+        ("curvature", _curvature(manifest)),
         ("scale", f"1/N = {manifest.scale:.6g} (N = {round(1 / manifest.scale):,} documents)"),
         (
             "encoder",
@@ -106,9 +104,42 @@ def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
     ]
 
 
+def _model(manifest: Manifest) -> str:
+    model = manifest.model
+    task = "" if model.task is None else f", {model.task}"
+    return f"{model.architecture}{task}, {model.dtype}, {model.source or 'handed over in memory'}"
+
+
+def _adapter(manifest: Manifest) -> list[tuple[str, object]]:
+    adapter = manifest.model.adapter
+    if adapter is None:
+        return []
+    return [
+        ("adapter", adapter.source or "handed over in memory"),
+        ("adapter SHA-256", adapter.sha256),
+    ]
+
+
 def _objective(manifest: Manifest) -> str:
-    context = manifest.objective.context
-    return manifest.objective.kind + ("" if context is None else f", context {context:,} tokens")
+    objective = manifest.objective
+    options = (
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in objective.options.items()
+        if value is not None
+    )
+    return ", ".join([objective.kind, *options])
+
+
+def _curvature(manifest: Manifest) -> str:
+    curvature = manifest.curvature
+    facts = [curvature.kind, f"damping {curvature.damping:g}"]
+    if curvature.fisher is not None:
+        facts += [
+            f"{curvature.fisher} Fisher",
+            f"fitted on {curvature.fit_documents:,} documents",
+            f"seed {curvature.seed}",
+        ]
+    return ", ".join([*facts, *(f"{name} {value:.4g}" for name, value in curvature.report.items())])
 
 
 def _layers(manifest: Manifest) -> str:

@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 def commands() -> None:
     """Which training documents made this model say that?
 
-    Index the documents once by their influence on a model (EK-FAC), then ask which of them made a
+    Index the documents once by their influence on a model, then ask which of them made a
     completion more likely (proponents) or less likely (opponents).
     """
     prepare_process()

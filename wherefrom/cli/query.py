@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import click
 
-from wherefrom.records import SCORE_CONTRACT, Sign
+from wherefrom.cli import values
+from wherefrom.records import SCORE_CONTRACT, Reduce, Sign
 
 __all__ = ["query"]
-
-
-def _valid_unicode(context: click.Context, option: click.Parameter, value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter("not valid UTF-8; check the terminal's encoding") from error
-    return value
 
 
 @click.command(
@@ -26,15 +20,32 @@ def _valid_unicode(context: click.Context, option: click.Parameter, value: str) 
 @click.argument("index", type=click.Path(path_type=Path))
 @click.option(
     "--prompt",
-    default="",
-    callback=_valid_unicode,
-    help="What the model was given; empty by default.",
+    callback=values.valid_unicode,
+    help="What the model was given, empty by default; for a classifier, the text.",
 )
 @click.option(
     "--completion",
-    required=True,
-    callback=_valid_unicode,
-    help="What it said. Prompt and completion are joined as they are: mind the space between them.",
+    callback=values.valid_unicode,
+    help="What it said; for a classifier, the label. Prompt and completion are joined as they are: "
+    "mind the space between them.",
+)
+@click.option(
+    "--contrast",
+    callback=values.valid_unicode,
+    help="What it might have said instead: scores are then of the completion's log-likelihood "
+    "minus that of the contrast.",
+)
+@click.option(
+    "--queries",
+    type=click.Path(allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Ask about many outputs as one, in place of the three above: JSON lines with completion "
+    "and, as needed, prompt and contrast; - is standard input.",
+)
+@click.option(
+    "--reduce",
+    type=click.Choice(["mean", "sum"]),
+    help="How --queries become one: the mean of what they measure (the default) or the sum.",
 )
 @click.option(
     "-k",
@@ -60,9 +71,34 @@ def _valid_unicode(context: click.Context, option: click.Parameter, value: str) 
     "May be repeated; all must hold.",
 )
 @click.option(
+    "--damping",
+    callback=values.damping,
+    metavar="NUMBER",
+    help="Another damping than the index's, in units of a layer's mean eigenvalue.",
+)
+@click.option(
+    "--sweep-damping",
+    is_flag=True,
+    help="Show how stable the ranking is from a tenth to ten times the index's damping, instead of "
+    "the answer.",
+)
+@click.option(
+    "--dampings",
+    callback=values.dampings,
+    metavar="LIST",
+    help="Show how stable the ranking is under these dampings, as 0.01,0.1,1, instead of the "
+    "answer.",
+)
+@click.option(
     "--model",
     metavar="DIR",
-    help="The model that the index was built with; by default where the index says it is.",
+    help="The model (or adapter) that the index was built with; by default where the index says "
+    "it is.",
+)
+@click.option(
+    "--base-model",
+    metavar="DIR",
+    help="The model that the adapter is for; by default where the index says it is.",
 )
 @click.option(
     "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, ..."
@@ -82,12 +118,19 @@ def _valid_unicode(context: click.Context, option: click.Parameter, value: str) 
 )
 def query(
     index: Path,
-    prompt: str,
-    completion: str,
+    prompt: str | None,
+    completion: str | None,
+    contrast: str | None,
+    queries: Path | None,
+    reduce: Reduce | None,
     k: int,
     sign: Sign,
     clauses: tuple[str, ...],
+    damping: float | None,
+    sweep_damping: bool,
+    dampings: tuple[float, ...] | None,
     model: str | None,
+    base_model: str | None,
     device: str,
     as_json: bool,
     html: Path | None,
@@ -100,19 +143,71 @@ def query(
     """
     # A process that lives for seconds keeps what little garbage it makes.
     gc.disable()
+    _require_one_question(prompt, completion, contrast, queries, reduce)
+    sweep = sweep_damping or dampings is not None
+    if sweep:
+        _require_sweepable(sign, clauses, damping, html)
+    from wherefrom.cli.query_file import read_queries
     from wherefrom.cli.render import answer_table, emit_json, terminal
+    from wherefrom.cli.stability import sweep_table
     from wherefrom.store import Manifest, parse_wheres
 
-    # Mistakes in the index's path or the filter show here, before torch takes its seconds to load.
+    # Mistakes in the index's path, the filter or the file show here, before torch takes its
+    # seconds to load.
     where = parse_wheres(clauses, Manifest.read(index).metadata)
+    asked: dict[str, Any] = {"prompt": prompt or "", "completion": completion, "contrast": contrast}
+    if queries is not None:
+        asked = {"queries": read_queries(queries), "reduce": reduce or "mean"}
 
     from wherefrom.api import open as open_index
 
-    opened = open_index(index, model=model, device=device)
-    answer = opened.query(prompt=prompt, completion=completion, k=k, sign=sign, where=where)
+    opened = open_index(index, model=model, base_model=base_model, device=device)
+    if sweep:
+        found = opened.sweep_damping(**asked, dampings=dampings, k=k)
+        if as_json:
+            emit_json(found.to_dict())
+        else:
+            sweep_table(found, opened.manifest.objective.kind, terminal(width))
+        return
+    answer = opened.query(**asked, k=k, sign=sign, where=where, damping=damping)
     if as_json:
         emit_json(answer.to_dict())
     else:
         answer_table(answer, terminal(width))
     if html is not None:
         click.echo(f"Report: {answer.to_html(html)}", err=True)
+
+
+def _require_one_question(
+    prompt: str | None,
+    completion: str | None,
+    contrast: str | None,
+    queries: Path | None,
+    reduce: Reduce | None,
+) -> None:
+    """Refuse a question that is asked in two ways, or in none."""
+    if queries is None:
+        if completion is None:
+            raise click.UsageError("give --completion (and --prompt), or --queries")
+        if reduce is not None:
+            raise click.UsageError("--reduce goes with --queries; leave it out")
+        return
+    given = {"--prompt": prompt, "--completion": completion, "--contrast": contrast}
+    for name, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"{name} does not go with --queries; write it into the file")
+
+
+def _require_sweepable(
+    sign: Sign, clauses: tuple[str, ...], damping: float | None, html: Path | None
+) -> None:
+    """Refuse what a sweep over dampings, of both signs and all documents, would leave undone."""
+    given = {
+        "--damping": damping is not None,
+        "--sign": sign != "both",
+        "--where": bool(clauses),
+        "--html": html is not None,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise click.UsageError(f"{name} does not go with a sweep over dampings; leave it out")

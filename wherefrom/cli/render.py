@@ -20,17 +20,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wherefrom.cli.question import fact_grid, question_facts
 from wherefrom.query.answer import Answer
 from wherefrom.query.printable import excerpt, printable
 from wherefrom.query.wording import (
     certificate_in_words,
+    damping_in_words,
     empty_in_words,
     filter_in_words,
-    likelihood_in_words,
+    measured,
+    residual_in_words,
     signed,
     value_in_words,
+    worth_in_words,
 )
-from wherefrom.records import SCORE_CONTRACT, Hit
+from wherefrom.records import Hit
 
 __all__ = ["answer_table", "emit_json", "print_facts", "terminal"]
 
@@ -71,10 +75,21 @@ def print_facts(facts: Iterable[tuple[str, object]], console: Console) -> None:
 
 def answer_table(answer: Answer, console: Console) -> None:
     """Print an answer: the question, proponents, opponents, and how far to trust them."""
-    console.print(_question(answer))
+    said = measured(answer)
+    facts = [*question_facts(answer.query, said), ("measured", Text(said.quantity))]
+    facts.append(("value", Text(worth_in_words(answer))))
+    if answer.where:
+        facts.append(("filter", Text(printable(filter_in_words(answer.where)))))
+    for label, words in (
+        ("damping", damping_in_words(answer)),
+        ("residual", residual_in_words(answer)),
+    ):
+        if words is not None:
+            facts.append((label, Text(words)))
+    console.print(fact_grid(facts))
     rankings = [
-        ("Proponents: they make the completion more likely", "bold cyan", answer.proponents),
-        ("Opponents: they make the completion less likely", "bold yellow", answer.opponents),
+        (f"Proponents: {said.raised}", "bold cyan", answer.proponents),
+        (f"Opponents: {said.lowered}", "bold yellow", answer.opponents),
     ]
     for title, style, hits in rankings:
         if hits:
@@ -86,36 +101,7 @@ def answer_table(answer: Answer, console: Console) -> None:
         console.print(Text(empty_in_words(answer), style="bold"))
     console.print()
     console.print(Text(certificate_in_words(answer.certificate)))
-    console.print(Text(SCORE_CONTRACT, style="dim"))
-
-
-def _question(answer: Answer) -> Table:
-    """The prompt and its completion, how likely it is, and the filter."""
-    facts: list[tuple[str, Text]] = []
-    if answer.query is None:
-        facts.append(("asked", Text("a tensor example")))
-    else:
-        asked = Text(_edged(answer.query.prompt))
-        asked.append("|", style="dim")
-        asked.append(_edged(answer.query.completion), style="bold")
-        facts.append(("prompt|completion", asked))
-    facts.append(("log-likelihood", Text(likelihood_in_words(answer))))
-    if answer.where:
-        facts.append(("filter", Text(printable(filter_in_words(answer.where)))))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, value in facts:
-        grid.add_row(Text(label), value)
-    return grid
-
-
-def _edged(text: str) -> str:
-    """One printable line that still shows whether the text starts or ends with a space."""
-    line = printable(text)
-    before = " " if text[:1].isspace() else ""
-    after = " " if line and text[-1:].isspace() else ""
-    return before + line + after
+    console.print(Text(said.contract, style="dim"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""Kronecker factors of the layers' Fisher blocks, their eigenbases, and gradients in them.
+"""Kronecker factors of the layers' Fisher blocks, and their eigenbases.
 
 For a layer ``y = W a`` the Fisher block over documents is approximated in the eigenbasis of
 ``S (x) A``, with ``A = E[a a^T]`` and ``S = E[delta delta^T]`` over tokens (Martens and Grosse
 2015). Both are symmetric positive semi-definite; ``Q_A`` and ``Q_S`` hold their eigenvectors as
-columns. A gradient ``G [d_out, d_in]`` reads ``Q_S^T G Q_A`` in that basis.
+columns.
 """
 
 from __future__ import annotations
@@ -13,27 +13,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wherefrom.curvature.bases import Eigenbasis
+from wherefrom.curvature.fitted import require_finite
+from wherefrom.curvature.memory import require_memory
 from wherefrom.errors import CurvatureError
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PairSource
+from wherefrom.gradients.layers import Layer
 
-__all__ = ["Eigenbasis", "GradientRotation", "fit_eigenbases"]
+__all__ = ["Factors", "fit_factors"]
 
 _SMALLEST_STRIP = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Eigenbasis:
-    """Eigenvectors of one layer's factors, as columns.
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """One layer's two factors, eigendecomposed.
 
     Attributes:
-        q_in: ``Q_A [d_in, d_in]``, the bias input included; the same object for layers that read
-            the same input.
-        q_out: ``Q_S [d_out, d_out]``.
+        basis: Their eigenvectors, in the precision of the gradients (at least float32).
+        values_in: Eigenvalues of ``A``, a mean over positions, float64 ``[d_in]``.
+        values_out: Eigenvalues of ``S``, likewise, float64 ``[d_out]``.
+        positions: Number of positions that the means were taken over.
     """
 
-    q_in: Tensor
-    q_out: Tensor
+    basis: Eigenbasis
+    values_in: Tensor
+    values_out: Tensor
+    positions: int
 
 
 class _Covariances:
@@ -43,16 +50,19 @@ class _Covariances:
     float64. Layers that read the very same activations share one ``A``.
     """
 
-    def __init__(self, layers: int) -> None:
-        self.inputs: list[Tensor | None] = [None] * layers
-        self.outputs: list[Tensor | None] = [None] * layers
-        self.input_of: list[int | None] = [None] * layers
-        self.positions = [0] * layers
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.inputs: list[Tensor | None] = [None] * len(layers)
+        self.outputs: list[Tensor | None] = [None] * len(layers)
+        self.input_of: list[int | None] = [None] * len(layers)
+        self.positions = [0] * len(layers)
         self.dtype = torch.float32
+        self._layers = layers
 
     def add(self, pair: LayerPair) -> None:
         """Add one pair; activations count in the first backward pass of a batch only."""
         i = pair.layer
+        if self.outputs[i] is None:
+            _require_room(self._layers[i], pair.deltas.device)
         self.dtype = torch.promote_types(self.dtype, pair.activations.dtype)
         self.outputs[i] = _add_second_moment(self.outputs[i], pair.deltas, self.dtype)
         if not pair.first:
@@ -62,11 +72,22 @@ class _Covariances:
             self.input_of[i] = pair.input_of
         if self.input_of[i] != pair.input_of:
             raise CurvatureError(
-                f"layer number {i} shares its input with another on some batches and not on "
-                "others (data-dependent routing); leave it out of layers"
+                f"layer {self._layers[i].name!r} shares its input with another on some batches and "
+                "not on others (data-dependent routing); leave it out of layers"
             )
         if pair.input_of == i:
             self.inputs[i] = _add_second_moment(self.inputs[i], pair.activations, self.dtype)
+
+
+def _require_room(layer: Layer, device: torch.device) -> None:
+    """Refuse a layer whose factors would not fit, as those of an output head."""
+    d_out, d_in = layer.shape
+    require_memory(
+        8 * 3 * max(d_out, d_in) ** 2,  # The largest factor, its eigenvectors and LAPACK's work.
+        f"the eigenvectors of layer {layer.name!r} ({d_out:,} outputs, {d_in:,} inputs)",
+        "leave it out of layers or give curvature='diagonal'",
+        device,
+    )
 
 
 def _add_second_moment(total: Tensor | None, vectors: Tensor, dtype: torch.dtype) -> Tensor:
@@ -85,20 +106,19 @@ def _add_second_moment(total: Tensor | None, vectors: Tensor, dtype: torch.dtype
     return total
 
 
-def fit_eigenbases(source: PairSource) -> tuple[tuple[Eigenbasis, ...], int]:
+def fit_factors(source: PairSource) -> tuple[tuple[Factors, ...], int]:
     """One pass over pseudo-gradients: ``A`` and ``S``, eigendecomposed in float64.
 
     Returns:
-        One basis a layer, in the precision of the gradients (at least float32), and the number of
-        documents seen.
+        The factors of each layer, and the number of documents seen.
 
     Raises:
-        CurvatureError: A factor is not finite, or a layer never took part.
+        CurvatureError: A factor is not finite or too large, or a layer never took part.
     """
-    sums = _Covariances(len(source.layers))
+    sums = _Covariances(source.layers)
     documents = source.run(sums.add)
-    bases: list[Eigenbasis] = []
-    shared: dict[int, Tensor] = {}
+    result: list[Factors] = []
+    shared: dict[int, tuple[Tensor, Tensor]] = {}
     for i, layer in enumerate(source.layers):
         leader, outputs = sums.input_of[i], sums.outputs[i]
         inputs = None if leader is None else sums.inputs[leader]
@@ -107,56 +127,20 @@ def fit_eigenbases(source: PairSource) -> tuple[tuple[Eigenbasis, ...], int]:
                 f"layer {layer.name!r} takes no part in the model's output; leave it out of layers"
             )
         if leader not in shared and inputs is not None:
-            scaled = inputs / max(sums.positions[leader], 1)
-            shared[leader] = _eigenvectors(scaled, layer.name, "A").to(sums.dtype)
+            inputs /= max(sums.positions[leader], 1)
+            shared[leader] = _eigen(inputs, layer, "A", sums.dtype)
             sums.inputs[leader] = None
-        q_out = _eigenvectors(outputs / max(sums.positions[i], 1), layer.name, "S")
+        outputs /= max(sums.positions[i], 1)
+        values_out, q_out = _eigen(outputs, layer, "S", sums.dtype)
         sums.outputs[i] = None
-        bases.append(Eigenbasis(shared[leader], q_out.to(sums.dtype)))
-    return tuple(bases), documents
+        values_in, q_in = shared[leader]
+        result.append(Factors(Eigenbasis(q_in, q_out), values_in, values_out, sums.positions[i]))
+    return tuple(result), documents
 
 
-def _eigenvectors(matrix: Tensor, layer: str, factor: str) -> Tensor:
-    """Eigenvectors, as columns, of a symmetric float64 matrix given by its upper triangle."""
-    if not bool(torch.isfinite(matrix).all()):
-        raise CurvatureError(
-            f"factor {factor} of layer {layer!r} is not finite: activations or gradients overflow; "
-            "load the model in float32"
-        )
-    vectors: Tensor = torch.linalg.eigh(matrix, UPLO="U").eigenvectors
-    return vectors
-
-
-class GradientRotation:
-    """Documents' gradients in the eigenbasis: pairs -> ``Q_S^T (sum_t delta_t a_t^T) Q_A``.
-
-    Each side may be rotated token by token, which costs ``tokens d^2`` a document, or after the
-    sum over tokens, which costs ``d^2 d_other``: the cheaper is taken. Activations rotated token by
-    token are kept for the next layer that reads the same input.
-    """
-
-    def __init__(self, bases: tuple[Eigenbasis, ...]) -> None:
-        self._bases = bases
-        self._activations: Tensor | None = None
-        self._rotated: Tensor | None = None
-
-    def __call__(self, pair: LayerPair) -> Tensor:
-        """``[doc, d_out, d_in]`` rotated gradients of one layer."""
-        basis = self._bases[pair.layer]
-        dtype = basis.q_in.dtype
-        activations, deltas = pair.activations.to(dtype), pair.deltas.to(dtype)
-        tokens, d_out, d_in = deltas.shape[1], deltas.shape[2], activations.shape[2]
-        early_in, early_out = tokens <= d_out, tokens <= d_in
-        right = self._rotate_input(pair, activations, basis) if early_in else activations
-        left = deltas @ basis.q_out if early_out else deltas
-        gradient = torch.bmm(left.transpose(1, 2), right)
-        if not early_in:
-            gradient = gradient @ basis.q_in
-        if not early_out:
-            gradient = torch.matmul(basis.q_out.T, gradient)
-        return gradient
-
-    def _rotate_input(self, pair: LayerPair, activations: Tensor, basis: Eigenbasis) -> Tensor:
-        if self._activations is not pair.activations or self._rotated is None:
-            self._activations, self._rotated = pair.activations, activations @ basis.q_in
-        return self._rotated
+def _eigen(matrix: Tensor, layer: Layer, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, and eigenvectors as columns, of a float64 matrix given by its upper triangle."""
+    require_finite(layer, matrix, f"factor {name}")
+    values, vectors = torch.linalg.eigh(matrix, UPLO="U")
+    # Rounding leaves eigenvalues of a singular factor at minus nothing.
+    return values.clamp_(min=0.0), vectors.to(dtype)

@@ -20,7 +20,7 @@ from wherefrom.demo.corpus import (
 )
 from wherefrom.demo.model import load_or_train
 from wherefrom.errors import NotAnIndexError, UnfinishedIndexError
-from wherefrom.gradients.models import tokenizer_sha256, weights_sha256
+from wherefrom.gradients.fingerprints import tokenizer_sha256, weights_sha256
 from wherefrom.query.answer import Answer
 from wherefrom.query.index import Index
 from wherefrom.query.report import write_report

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 
-from wherefrom.curvature.ekfac import FittedEKFAC
+from wherefrom.curvature.kinds import curvature_from_state
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.reduction import make_reduction
 from wherefrom.errors import IntegrityError
@@ -31,8 +32,10 @@ def load_encoder(
     sha256: str,
     layers: tuple[Layer, ...],
     *,
+    kind: str,
     damping: float,
     documents: int,
+    report: Mapping[str, float],
     reduction: str,
     dimension: int,
     seed: int,
@@ -44,8 +47,10 @@ def load_encoder(
         path: Its file.
         sha256: What its digest must be.
         layers: The layers it was fitted for.
-        damping: Of the curvature.
-        documents: How many the curvature was fitted on.
+        kind: Of the curvature.
+        damping: Its damping.
+        documents: How many it was fitted on.
+        report: What its fit measured about itself.
         reduction: Kind of reduction.
         dimension: Entries of a vector.
         seed: Of the reduction.
@@ -64,6 +69,8 @@ def load_encoder(
     if hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"{path} differs from the manifest's SHA-256; build the index again")
     tensors = {name.removeprefix(_PREFIX): tensor.to(device) for name, tensor in load(data).items()}
-    curvature = FittedEKFAC.from_state(layers, tensors, documents=documents, damping=damping)
+    curvature = curvature_from_state(
+        kind, layers, tensors, documents=documents, damping=damping, report=report
+    )
     sizes = tuple(layer.size for layer in layers)
     return Encoder(curvature, make_reduction(reduction, sizes, dimension, seed))

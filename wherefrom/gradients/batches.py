@@ -16,7 +16,15 @@ from torch import Tensor
 
 from wherefrom.gradients.tokens import TokenisedDocument
 
-__all__ = ["Batch", "batch_by_length", "document_key", "pad_tokens", "stack_examples"]
+__all__ = [
+    "Batch",
+    "batch_by_length",
+    "document_key",
+    "pad_rows",
+    "pad_tokens",
+    "stack_examples",
+    "text_batch",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +68,54 @@ def document_key(doc_id: str) -> int:
 
 
 def pad_tokens(documents: Sequence[TokenisedDocument], doc_ids: Sequence[str]) -> Batch:
-    """Pad token documents on the right.
+    """Token documents for next-token prediction, padded on the right.
 
     Position t reads token t and predicts token t+1, so a document of n tokens has n-1 positions.
     Padding repeats token 0 of the vocabulary; being masked, its identity does not matter.
     """
-    width = max(len(d.ids) for d in documents) - 1
-    inputs = np.zeros((len(documents), width), np.int64)
-    targets = np.zeros_like(inputs)
-    attended = np.zeros(inputs.shape, bool)
-    scored = np.zeros(inputs.shape, bool)
-    for row, document in enumerate(documents):
-        n = len(document.ids) - 1
-        inputs[row, :n] = document.ids[:-1]
-        targets[row, :n] = document.ids[1:]
-        attended[row, :n] = True
-        scored[row, :n] = document.scored[1:]
+    return text_batch(
+        [d.ids[:-1] for d in documents],
+        doc_ids,
+        targets=pad_rows([d.ids[1:] for d in documents]),
+        scored=pad_rows([d.scored[1:] for d in documents]),
+    )
+
+
+def pad_rows(rows: Sequence[np.ndarray], fill: int = 0) -> np.ndarray:
+    """``[row, longest]``: rows side by side, ``fill`` to the right of the shorter ones."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    padded = np.full((len(rows), lengths.max()), fill, rows[0].dtype)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return padded
+
+
+def text_batch(
+    ids: Sequence[np.ndarray],
+    doc_ids: Sequence[str],
+    *,
+    targets: np.ndarray,
+    scored: np.ndarray | None = None,
+    padding: int = 0,
+) -> Batch:
+    """Token ids as a batch, padded on the right, with ``attended`` where there is padding.
+
+    Args:
+        ids: int64 ``[token]`` of each document.
+        doc_ids: Of each document.
+        targets: ``[doc, ...]``.
+        scored: bool ``[doc, token]``: predictions that count; ``None`` = all.
+        padding: The token to pad with.
+    """
+    inputs = pad_rows(ids, padding)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    attended = np.arange(inputs.shape[1]) < lengths[:, None]
     return Batch(
         torch.from_numpy(inputs),
         torch.from_numpy(targets),
         tuple(doc_ids),
         np.array([document_key(d) for d in doc_ids], np.uint64),
         None if attended.all() else torch.from_numpy(attended),
-        None if scored.all() else torch.from_numpy(scored),
+        None if scored is None or scored.all() else torch.from_numpy(scored),
     )
 
 

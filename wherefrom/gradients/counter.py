@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["bits", "key_of", "uniforms"]
+__all__ = ["bits", "key_of", "normals", "uniforms"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -49,3 +49,20 @@ def uniforms(key: np.ndarray, keys: np.ndarray, positions: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         mixed = _mix(_mix(keys ^ key)[:, None] + counter[None, :] * _GOLDEN)
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normals(key: np.ndarray, keys: np.ndarray, positions: int) -> np.ndarray:
+    """Standard normal numbers, float64 ``[doc, position]``, by Box and Muller's transform (1958).
+
+    A number does not depend on how many are asked for.
+
+    Args:
+        key: Of the stream.
+        keys: uint64 ``[doc]``, one a document.
+        positions: How many numbers for each document.
+    """
+    pairs = uniforms(key, keys, positions + positions % 2)
+    radius = np.sqrt(-2.0 * np.log1p(-pairs[:, ::2].copy()))
+    angle = 2.0 * np.pi * pairs[:, 1::2].copy()
+    both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2)
+    return both.reshape(len(keys), -1)[:, :positions]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from wherefrom.gradients.batches import Batch, batch_by_length, pad_tokens, stack_examples
-from wherefrom.gradients.tokens import TokenisedDocument, tokenise_batch
+from wherefrom.gradients.batches import Batch, batch_by_length, stack_examples
+from wherefrom.gradients.objectives import TextObjective
+from wherefrom.gradients.tokens import TokenisedDocument
 from wherefrom.records import Document
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Examples", "TensorExamples", "TextExamples", "batches"]
 
@@ -36,43 +34,54 @@ class Examples(Protocol):
         ...
 
     def shortened(self, positions: int) -> Examples:
-        """The same documents with at most so many positions each, the last ones."""
+        """The same documents with at most so many positions each, a part of each text."""
         ...
 
 
 class TextExamples:
-    """Token documents of a language model."""
+    """Tokenised documents of a text objective.
 
-    def __init__(self, tokenised: Sequence[TokenisedDocument], doc_ids: Sequence[str]) -> None:
-        self._tokenised = tokenised
-        self._doc_ids = doc_ids
+    Args:
+        objective: Bound to its model; says what is predicted and assembles batches.
+        documents: Chats rendered.
+        tokens: Of each document.
+    """
+
+    def __init__(
+        self,
+        objective: TextObjective,
+        documents: Sequence[Document],
+        tokens: Sequence[TokenisedDocument],
+    ) -> None:
+        self._objective = objective
+        self._documents = documents
+        self._tokens = tokens
 
     @classmethod
-    def of(cls, documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> TextExamples:
+    def of(cls, documents: Sequence[Document], objective: TextObjective) -> TextExamples:
         """Tokenise documents."""
-        return cls(tokenise_batch(documents, tokenizer), [d.doc_id for d in documents])
+        return cls(objective, documents, objective.tokenise(documents))
 
     @property
     def lengths(self) -> np.ndarray:
-        """Positions of each document: one less than its tokens."""
-        return np.array([max(len(t.ids) - 1, 0) for t in self._tokenised], np.int64)
+        """Positions of each document."""
+        return np.array([self._objective.positions(t) for t in self._tokens], np.int64)
 
     @property
     def tokens(self) -> np.ndarray:
-        """Scored tokens of each document."""
-        return np.array([int(t.scored[1:].sum()) for t in self._tokenised], np.int64)
+        """Scored predictions of each document."""
+        return np.array([self._objective.predictions(t) for t in self._tokens], np.int64)
 
     def batch(self, chosen: np.ndarray) -> Batch:
         """The chosen documents, padded on the right."""
-        return pad_tokens([self._tokenised[i] for i in chosen], [self._doc_ids[i] for i in chosen])
+        return self._objective.assemble(
+            [self._documents[i] for i in chosen], [self._tokens[i] for i in chosen]
+        )
 
     def shortened(self, positions: int) -> TextExamples:
-        """The last ``positions + 1`` tokens of each document; the first of them is context only."""
-        kept = [
-            TokenisedDocument(t.ids[-positions - 1 :], t.scored[-positions - 1 :])
-            for t in self._tokenised
-        ]
-        return TextExamples(kept, self._doc_ids)
+        """The same documents with at most so many positions each."""
+        kept = [self._objective.shortened(t, positions) for t in self._tokens]
+        return TextExamples(self._objective, self._documents, kept)
 
 
 class TensorExamples:

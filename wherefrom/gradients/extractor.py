@@ -5,6 +5,9 @@ output passes through a tap, an identity whose backward hands the pair ``(a, del
 as soon as it is known and then lets it go. The taps hang on one dummy leaf, so the backward pass
 visits what lies between the loss and the first selected layer, and nothing before it.
 
+Pairs come in the dtypes in which the model computed them, which may differ from layer to layer and
+between the two of a pair; those who add them up promote them to float32 at least.
+
 A tap keeps its activation with ``save_for_backward``, so gradient checkpointing recomputes
 it as it does any saved tensor, and an in-place change of it is an error instead of a wrong number.
 """
@@ -12,10 +15,11 @@ it as it does any saved tensor, and an in-place change of it is an error instead
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.layers import Layer
+from wherefrom.gradients.kinds import Kind
+from wherefrom.gradients.layers import Layer, tapped_modules
 from wherefrom.gradients.objectives import Objective
 
 __all__ = ["Consumer", "Forward", "GradientExtractor", "LayerPair"]
@@ -35,15 +40,18 @@ class LayerPair:
 
     Attributes:
         layer: Position of the layer in the extractor's ``layers``.
-        activations: ``[doc, token, d_in]`` (one more input, 1, with a bias); padding is zero.
-        deltas: ``[doc, token, d_out]``: gradient of the scalar with respect to the output.
+        activations: ``[doc, position, d_in]`` (one more input, 1, with a bias); padding is zero.
+            Positions are tokens, places of a convolution's kernel, and the same again for each
+            copy of a document that the objective runs.
+        deltas: ``[doc, position, d_out]``: gradient of the scalar with respect to the output.
         input_of: The first layer of the model that read the very same activations, so that what
             depends on them alone is computed once (gate and up projections share their input).
         positions: Number of positions that count, padding left out.
         first: Whether these activations come for the first time (several backward passes may
             follow one forward pass).
 
-    Layers with the same ``input_of`` get the same ``activations`` object in one pass.
+    Layers with the same ``input_of`` get the same ``activations`` object in one pass, if they ran
+    once in it.
     """
 
     layer: int
@@ -80,6 +88,14 @@ class _Tap(torch.autograd.Function):
         return gradients[0] if ctx.needs_input_grad[0] else None, None, None, None
 
 
+class _Call(NamedTuple):
+    """One run of a layer's module: its kind, its input and the gradient of its output."""
+
+    kind: Kind
+    given: Tensor
+    gradient: Tensor
+
+
 class _Recorder:
     """What the taps of one forward pass share.
 
@@ -92,12 +108,12 @@ class _Recorder:
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self.recording = True
         self.calls = [0] * layers
-        self.inputs: list[list[int]] = [[] for _ in range(layers)]
-        self.deliver: Callable[[int, Tensor, Tensor], None] | None = None
+        self.readings: list[list[Hashable]] = [[] for _ in range(layers)]
+        self.deliver: Callable[[int, _Call], None] | None = None
         self._known: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
 
-    def saw(self, layer: int, given: Tensor) -> None:
-        """Count a call, and number its input: equal numbers mean the very same tensor."""
+    def saw(self, layer: int, kind: Kind, given: Tensor) -> None:
+        """Count a call, and note what it reads: equal notes mean equal activations."""
         if not self.recording:
             return
         self.calls[layer] += 1
@@ -105,14 +121,14 @@ class _Recorder:
         if reference is None or reference() is not given or version != given._version:
             number = sum(self.calls)
             self._known[id(given)] = (weakref.ref(given), given._version, number)
-        self.inputs[layer].append(number)
+        self.readings[layer].append((number, kind.reading))
 
-    def sink(self, layer: int) -> Callable[[Tensor, Tensor], None]:
+    def sink(self, layer: int, kind: Kind) -> Callable[[Tensor, Tensor], None]:
         """Where a tap of ``layer`` hands its pair."""
 
-        def deliver(activation: Tensor, delta: Tensor) -> None:
+        def deliver(given: Tensor, gradient: Tensor) -> None:
             if self.deliver is not None:
-                self.deliver(layer, activation, delta)
+                self.deliver(layer, _Call(kind, given, gradient))
 
         return deliver
 
@@ -126,19 +142,29 @@ class Forward:
     """
 
     def __init__(
-        self, layers: tuple[Layer, ...], batch: Batch, outputs: Tensor, recorder: _Recorder
+        self,
+        layers: tuple[Layer, ...],
+        batch: Batch,
+        outputs: Tensor,
+        recorder: _Recorder,
+        copies: int,
     ) -> None:
         self.outputs = outputs
         self.batch = batch
         self._layers = layers
         self._recorder = recorder
+        self._copies = copies
         self._passes = 0
-        self._latest: tuple[int, Tensor | None] = (-1, None)
-        leaders: dict[tuple[bool, tuple[int, ...]], int] = {}
+        leaders: dict[Hashable, int] = {}
         self._leader = [
-            leaders.setdefault((layers[i].bias, tuple(numbers)), i) if numbers else i
-            for i, numbers in enumerate(recorder.inputs)
+            leaders.setdefault((layers[i].bias, *readings), i) if readings else i
+            for i, readings in enumerate(recorder.readings)
         ]
+        # The calls of a layer that ran several times come in any order, so its activations are its
+        # own.
+        once = [i for i, calls in enumerate(recorder.calls) if calls == 1]
+        self._readers = Counter(self._leader[i] for i in once)
+        self._shared: dict[int, Tensor] = {}
 
     def backward(self, gradient: Tensor, consume: Consumer, *, last: bool = True) -> None:
         """Carry a gradient back from the outputs; ``consume`` gets each layer's pair.
@@ -151,18 +177,20 @@ class Forward:
         Raises:
             ModelError: No selected layer takes part in the outputs.
         """
-        waiting: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
-        self._latest = (-1, None)
+        waiting: list[list[_Call]] = [[] for _ in self._layers]
+        to_come = self._readers.copy()
         consumed = 0
 
         def flush(layer: int) -> None:
             nonlocal consumed
-            consume(self._pair(layer, waiting[layer]))
+            leader = self._leader[layer]
+            to_come[leader] -= 1
+            consume(self._pair(layer, waiting[layer], shared=to_come[leader] > 0))
             waiting[layer].clear()
             consumed += 1
 
-        def deliver(layer: int, activation: Tensor, delta: Tensor) -> None:
-            waiting[layer].append((activation, delta))
+        def deliver(layer: int, call: _Call) -> None:
+            waiting[layer].append(call)
             if len(waiting[layer]) == self._recorder.calls[layer]:
                 flush(layer)
 
@@ -177,10 +205,10 @@ class Forward:
             )
         finally:
             self._recorder.deliver = None
-        for layer, pairs in enumerate(waiting):
-            if pairs:  # a call whose output the loss does not read brings nothing; the others count
+            self._shared.clear()
+        for layer, calls in enumerate(waiting):
+            if calls:  # a call whose output the loss does not read brings nothing; the others count
                 flush(layer)
-        self._latest = (-1, None)
         self._passes += 1
         if consumed == 0:
             raise ModelError(
@@ -188,56 +216,63 @@ class Forward:
                 "(reentrant gradient checkpointing hides layers: use use_reentrant=False)"
             )
 
-    def _pair(self, index: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> LayerPair:
+    def _pair(self, index: int, calls: Sequence[_Call], *, shared: bool) -> LayerPair:
+        """Bring a layer's calls together; ``shared``: others will ask for the same activations."""
         layer, leader = self._layers[index], self._leader[index]
-        parts = [_three_dimensional(a, d, len(self.batch), layer) for a, d in pairs]
-        deltas = torch.cat([d for _, d in parts], 1) if len(parts) > 1 else parts[0][1]
-        mask = self._mask(parts, layer)
-        activations = self._latest[1] if self._latest[0] == leader and len(parts) == 1 else None
+        for call in calls:
+            self._require_documents(call, layer)
+        parts = [call.kind.deltas(call.gradient) for call in calls]
+        mask = self._mask(calls, parts, layer)
+        deltas = self._folded(parts)
+        activations = self._shared.pop(leader, None)
         if activations is None:
-            activations = torch.cat([a for a, _ in parts], 1) if len(parts) > 1 else parts[0][0]
+            activations = self._folded([call.kind.activations(call.given) for call in calls])
             if layer.bias:
                 ones = activations.new_ones((*activations.shape[:2], 1))
                 activations = torch.cat([activations, ones], 2)
             if mask is not None:
                 activations = activations * mask.unsqueeze(2)
-            self._latest = (leader, activations)
+        if shared:
+            self._shared[leader] = activations
         positions = deltas.shape[0] * deltas.shape[1] if mask is None else int(mask.sum())
         first = self._passes == 0
         return LayerPair(index, activations, deltas, leader, positions, first)
 
-    def _mask(self, parts: Sequence[tuple[Tensor, Tensor]], layer: Layer) -> Tensor | None:
-        """``[doc, token]``: which positions are not padding; ``None`` when all count."""
+    def _folded(self, parts: Sequence[Tensor]) -> Tensor:
+        """``[doc, position, width]`` of all calls, the copies of a document one after another."""
+        size = len(self.batch)
+        folded = [part.reshape(size, -1, part.shape[2]) for part in parts]
+        return torch.cat(folded, 1) if len(folded) > 1 else folded[0]
+
+    def _mask(self, calls: Sequence[_Call], parts: Sequence[Tensor], layer: Layer) -> Tensor | None:
+        """``[doc, position]``: which positions are not padding; ``None`` when all count."""
         attended = self.batch.attended
         if attended is None:
             return None
         masks = []
-        for activation, _ in parts:
-            if activation.shape[1] == attended.shape[1]:
-                masks.append(attended)
-            elif activation.shape[1] == 1:
-                masks.append(attended.new_ones((len(attended), 1)))
+        for call, part in zip(calls, parts, strict=True):
+            copies, positions = len(part) // len(attended), part.shape[1]
+            if call.kind.reads_tokens and positions == attended.shape[1]:
+                masks.append(attended.repeat(1, copies) if copies > 1 else attended)
+            elif call.kind.reads_tokens and positions == 1:
+                masks.append(attended.new_ones((len(attended), copies)))
             else:
                 raise ModelError(
-                    f"layer {layer.name!r} sees {activation.shape[1]} positions, the batch has "
+                    f"layer {layer.name!r} sees {positions} positions, the batch has "
                     f"{attended.shape[1]}; padding cannot be told apart: build with batch_size=1"
                 )
         return torch.cat(masks, 1) if len(masks) > 1 else masks[0]
 
-
-def _three_dimensional(
-    activation: Tensor, delta: Tensor, size: int, layer: Layer
-) -> tuple[Tensor, Tensor]:
-    """``[doc, token, width]`` from whatever leading dimensions the module used."""
-    if activation.ndim < 2 or activation.shape[0] != size:
-        raise ModelError(
-            f"layer {layer.name!r} sees an input of shape {tuple(activation.shape)} for a batch of "
-            f"{size} documents; the first dimension must be the document: leave it out of layers"
-        )
-    return (
-        activation.reshape(size, -1, activation.shape[-1]),
-        delta.reshape(size, -1, delta.shape[-1]),
-    )
+    def _require_documents(self, call: _Call, layer: Layer) -> None:
+        """Refuse an input whose first dimension is not the document, or its copies."""
+        size, given = len(self.batch), call.given
+        rows = given.shape[0] if given.ndim >= call.kind.fewest_dimensions else 0
+        if rows not in (size, size * self._copies):
+            raise ModelError(
+                f"layer {layer.name!r} sees an input of shape {tuple(given.shape)} for a batch of "
+                f"{size} documents; the first dimension must be the document: leave it out of "
+                "layers"
+            )
 
 
 @contextmanager
@@ -270,25 +305,22 @@ class GradientExtractor:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the selected layers' weights."""
-        module = self.model.get_submodule(self.layers[0].name)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight.dtype
-
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Freeze the model for a run of batches: evaluation mode, no parameter wants a gradient."""
+        """Freeze the model for a run of batches: evaluation mode, no parameter wants a gradient.
+
+        Raises:
+            ModelError: The model no longer has the layers that were selected.
+        """
+        taps = list(tapped_modules(self.model, self.layers))
         training = {m: m.training for m in self.model.modules()}
         wanted = [(p, p.requires_grad) for p in self.model.parameters()]
         self.model.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         handles = [
-            self.model.get_submodule(name).register_forward_hook(self._tap(i), with_kwargs=True)
-            for i, layer in enumerate(self.layers)
-            for name in layer.modules
+            module.register_forward_hook(self._tap(layer, kind), with_kwargs=True)
+            for layer, module, kind in taps
         ]
         try:
             with _deterministic_attention(self.device):
@@ -321,10 +353,10 @@ class GradientExtractor:
                 f"{str(error).splitlines()[0]}"
             ) from error
         recorder.recording = False
-        return Forward(self.layers, batch, outputs, recorder)
+        return Forward(self.layers, batch, outputs, recorder, self.objective.copies)
 
-    def _tap(self, layer: int) -> Callable[..., Tensor]:
-        """The forward hook of a layer's modules."""
+    def _tap(self, layer: int, kind: Kind) -> Callable[..., Tensor]:
+        """The forward hook of a module that a layer's pairs come from."""
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: Any, output: Tensor) -> Tensor:
             recorder = self._recorder
@@ -333,9 +365,9 @@ class GradientExtractor:
                     "the model ran inside a gradient session but not through forward()"
                 )
             given = inputs[0] if inputs else next(iter(named.values()))
-            recorder.saw(layer, given)
+            recorder.saw(layer, kind, given)
             result: Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
-                output, recorder.anchor, given.detach(), recorder.sink(layer)
+                output, recorder.anchor, given.detach(), recorder.sink(layer, kind)
             )
             return result
 

@@ -4,8 +4,9 @@ The Gauss-Newton/Fisher block of a layer is the mean over documents of the secon
 *pseudo-gradients*, whose labels come from the model's own output (Martens 2020, section 9):
 
 * ``sampled``: one draw a position, from random numbers keyed by document and position;
-* ``expected``: all classes, each weighted by the square root of its probability, so that squares
-  carry its probability (exact for one prediction a document);
+* ``expected``: the sum over everything that could be drawn: all classes, each weighted by the
+  square root of its probability, so that squares carry its probability (one prediction a
+  document); for Gaussian targets each entry of the outputs, which gives the Gauss-Newton matrix;
 * ``empirical``: the true labels.
 """
 
@@ -14,22 +15,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
-from wherefrom.errors import CurvatureError, ModelError
+from wherefrom.errors import CurvatureError
 from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.counter import key_of, uniforms
+from wherefrom.gradients.counter import key_of
 from wherefrom.gradients.extractor import Consumer, Forward, GradientExtractor
 from wherefrom.gradients.layers import Layer
-from wherefrom.gradients.objectives import Categorical
+from wherefrom.gradients.objectives import Probabilistic, require_finite
 
-__all__ = ["EXPECTED_CLASSES", "Fisher", "PairSource", "PseudoGradients", "true_gradients"]
+__all__ = [
+    "EXPECTED_CLASSES",
+    "Fisher",
+    "PairSource",
+    "PseudoGradients",
+    "default_fisher",
+    "true_gradients",
+]
 
 Fisher = Literal["sampled", "expected", "empirical"]
 
 EXPECTED_CLASSES = 1000
-"""Up to this many classes, classifiers sum over all of them instead of drawing."""
+"""Up to this many classes, or entries of a regression, all are summed over instead of drawn."""
 
 
 class PairSource(Protocol):
@@ -62,20 +69,27 @@ def true_gradients(extractor: GradientExtractor, batch: Batch, consume: Consumer
     nats, gradient = extractor.objective.differentiate(
         forward.outputs, forward.batch.targets, forward.batch
     )
-    _require_finite(nats, forward.batch)
+    require_finite(nats, forward.batch)
     forward.backward(gradient, consume)
     return nats
 
 
-def _require_finite(values: Tensor, batch: Batch) -> None:
-    """Refuse a batch in which the loss of a document (one row of ``values``) is not finite."""
-    finite = torch.isfinite(values.reshape(len(batch), -1)).all(1)
-    if not bool(finite.all()):
-        worst = batch.doc_ids[int((~finite).nonzero()[0])]
-        raise ModelError(
-            f"the model's loss on document {worst!r} is not finite; check the document and the "
-            "model (its weights may hold NaN), or remove the document"
-        )
+def default_fisher(extractor: GradientExtractor, batch: Batch) -> Fisher:
+    """The kind of Fisher that suits a model.
+
+    ``expected`` where it takes at most ``EXPECTED_CLASSES`` backward passes, ``sampled`` where it
+    takes more or is not defined, ``empirical`` for an objective that knows no distribution.
+
+    Args:
+        extractor: Model, objective and layers.
+        batch: A batch to run the model on, best of one document.
+    """
+    objective = extractor.objective
+    if not isinstance(objective, Probabilistic):
+        return "empirical"
+    with extractor.session():
+        terms = objective.expected_terms(extractor.forward(batch).outputs)
+    return "expected" if terms is not None and terms <= EXPECTED_CLASSES else "sampled"
 
 
 class PseudoGradients:
@@ -90,7 +104,7 @@ class PseudoGradients:
 
     Raises:
         CurvatureError: The objective knows no distribution to draw from, or ``expected`` is asked
-            of a model with several predictions a document.
+            of a model for which it is not defined or takes too many passes.
     """
 
     def __init__(
@@ -102,7 +116,7 @@ class PseudoGradients:
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if fisher != "empirical" and not isinstance(extractor.objective, Categorical):
+        if fisher != "empirical" and not isinstance(extractor.objective, Probabilistic):
             raise CurvatureError(
                 f"fisher={fisher!r} needs an objective with a known distribution; "
                 f"{type(extractor.objective).__name__} has none: use fisher='empirical'"
@@ -138,40 +152,25 @@ class PseudoGradients:
             true_gradients(self._extractor, batch, consume)
             return
         objective = self._extractor.objective
-        if not isinstance(objective, Categorical):
-            raise CurvatureError(f"fisher={self._fisher!r} needs a categorical objective")
+        if not isinstance(objective, Probabilistic):
+            raise CurvatureError(f"fisher={self._fisher!r} needs an objective with a distribution")
         forward = self._extractor.forward(batch)
-        probabilities = objective.probabilities(forward.outputs, forward.batch)
-        _require_finite(probabilities[..., 0], forward.batch)
         if self._fisher == "sampled":
-            drawn = objective.draw(probabilities, self._uniforms(forward.batch))
-            forward.backward(
-                objective.pseudo_gradient(probabilities, drawn, forward.batch), consume
+            gradient = objective.sampled_gradient(
+                forward.outputs, forward.batch, key_of(self._seed, 0)
             )
+            forward.backward(gradient, consume)
         else:
-            self._expected(objective, forward, probabilities, consume)
+            _expected(objective, forward, consume)
 
-    def _uniforms(self, batch: Batch) -> Tensor:
-        positions = batch.targets[0].numel()
-        numbers = uniforms(key_of(self._seed, 0), batch.keys, positions)
-        return torch.from_numpy(numbers).to(batch.targets.device).reshape(batch.targets.shape)
 
-    def _expected(
-        self, objective: Categorical, forward: Forward, probabilities: Tensor, consume: Consumer
-    ) -> None:
-        if probabilities.ndim != 2:
-            raise CurvatureError(
-                "fisher='expected' sums over the classes of one prediction a document; this model "
-                "makes several: use fisher='sampled'"
-            )
-        classes = probabilities.shape[1]
-        if classes > EXPECTED_CLASSES:
-            raise CurvatureError(
-                f"fisher='expected' would need {classes} backward passes a batch (at most "
-                f"{EXPECTED_CLASSES}); use fisher='sampled'"
-            )
-        weights = probabilities.sqrt()
-        for label in range(classes):
-            targets = torch.full_like(forward.batch.targets, label)
-            gradient = objective.pseudo_gradient(probabilities.clone(), targets, forward.batch)
-            forward.backward(gradient * weights[:, label, None], consume, last=label == classes - 1)
+def _expected(objective: Probabilistic, forward: Forward, consume: Consumer) -> None:
+    terms = objective.expected_terms(forward.outputs)
+    if terms is not None and terms > EXPECTED_CLASSES:
+        raise CurvatureError(
+            f"fisher='expected' would need {terms} backward passes a batch (at most "
+            f"{EXPECTED_CLASSES}); use fisher='sampled'"
+        )
+    gradients = objective.expected_gradients(forward.outputs, forward.batch)
+    for number, gradient in enumerate(gradients, start=1):
+        forward.backward(gradient, consume, last=number == terms)

@@ -1,39 +1,38 @@
-"""Models from a path, a hub id or memory, and their fingerprints.
-
-Nothing is fetched: a hub id must already be in the local cache. Remote code is never run, and only
-safetensors weights are read, never pickles.
-"""
+"""Models from a path, a hub id or memory, with or without a LoRA adapter."""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from wherefrom.errors import ModelError
+from wherefrom.gradients.adapter_weights import has_adapters, plain_model
+from wherefrom.gradients.adapters import Adapter, attach_adapter, is_adapter, read_adapter
+from wherefrom.gradients.fingerprints import DTYPES
+from wherefrom.gradients.pretrained import (
+    TASKS,
+    Task,
+    config_of,
+    folder_of,
+    labels_brought,
+    load_pretrained,
+    load_tokenizer,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "LoadedModel",
-    "load_model",
-    "load_tokenizer",
-    "resolve_device",
-    "tokenizer_sha256",
-    "weights_sha256",
-]
+__all__ = ["LoadedModel", "ModelSource", "load_model", "load_recorded", "resolve_device"]
 
-LONGEST_CONTEXT = 1024
-"""Longest passage in tokens, unless the objective says otherwise."""
+ModelSource = nn.Module | str | os.PathLike[str]
+"""A model in memory, or the path or cached id of a saved one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +40,27 @@ class LoadedModel:
     """A model ready to be differentiated.
 
     Attributes:
-        module: On its device, in float32 when it was loaded here.
+        module: On its device; a ``peft.PeftModel`` where it has an adapter.
         tokenizer: The tokenizer saved with it, if it was loaded here.
-        source: Where it was loaded from (absolute path or hub id); ``None`` if it was handed over.
+        source: Where it, or an adapter's base, was loaded from (absolute path or hub id); ``None``
+            if it was handed over.
+        task: What it was trained for; ``None`` for a module that is not of transformers.
+        adapter_source: Where its adapter was loaded from; ``None`` without one, or where it was
+            handed over.
     """
 
     module: nn.Module
     tokenizer: PreTrainedTokenizerBase | None
     source: str | None
+    task: Task | None
+    adapter_source: str | None = None
 
     @property
-    def context(self) -> int:
-        """Longest passage in tokens that the model takes, at most 1024."""
-        config = getattr(self.module, "config", None)
-        limit = getattr(config, "max_position_embeddings", None)
-        return min(int(limit), LONGEST_CONTEXT) if limit else LONGEST_CONTEXT
+    def kind(self) -> Literal["huggingface", "adapter", "module"]:
+        """How an index finds it again: a saved model, a saved adapter on its base, or not."""
+        if self.adapter_source is not None:
+            return "adapter"
+        return "module" if self.source is None else "huggingface"
 
 
 def resolve_device(device: str) -> torch.device:
@@ -76,110 +81,208 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def load_model(model: nn.Module | str | os.PathLike[str], device: str = "auto") -> LoadedModel:
-    """A module as it is, or a Hugging Face causal language model from a path or the local cache.
+def load_model(
+    model: ModelSource,
+    device: str = "auto",
+    *,
+    base: ModelSource | None = None,
+    dtype: str = "float32",
+) -> LoadedModel:
+    """Load a model, or take the one handed over.
+
+    Args:
+        model: A module (also a ``peft.PeftModel``), taken as it is; or the path or cached id of a
+            saved causal language model, sequence classifier or masked language model, opened as
+            what its configuration says it is; or that of a saved LoRA adapter.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        base: The model that the adapter was trained on; by default the one it names. A module is
+            copied, and keeps its precision.
+        dtype: Precision of the weights that are loaded: ``float32``, ``bfloat16``, ``float16`` or
+            ``float64``. A module keeps its own.
 
     Raises:
-        ModelError: There is none, or it cannot be loaded without running code or unpickling.
+        ModelError: There is none, it cannot be loaded without running code or unpickling, it lacks
+            weights, or adapter and base do not fit.
+        MissingExtraError: It is an adapter, and PEFT is not installed.
     """
     place = resolve_device(device)
+    precisions = {str(name): precision for name, precision in DTYPES.items()}
+    if dtype not in precisions:
+        raise ModelError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
+    for role, given in (("model", model), ("base_model", base)):
+        if given is not None or role == "model":
+            _check_type(role, given)
     if isinstance(model, nn.Module):
-        source = getattr(model, "name_or_path", "") or ""
-        # What is loaded from a folder is float32; a module in another precision is not what a
-        # later session would load.
-        same = all(p.dtype == torch.float32 for p in model.parameters())
-        kept = str(Path(source).resolve()) if source and Path(source).is_dir() and same else None
-        return LoadedModel(model.to(place), None, kept)
-    if not isinstance(model, (str, os.PathLike)):
+        if base is not None:
+            raise ModelError(
+                "base_model is for the path of an adapter, and the model is a module that holds "
+                "all it needs; leave base_model out"
+            )
+        return _handed_over(model, place)
+    folder, source = folder_of(model)
+    if is_adapter(folder):
+        return _load_adapter(folder, source, base, precisions[dtype], place)
+    if base is not None:
         raise ModelError(
-            f"model is a {type(model).__name__}; give a torch.nn.Module or the path of a Hugging "
+            f"base_model is for adapters, and {source} holds a whole model (no "
+            "adapter_config.json); leave base_model out"
+        )
+    task = _task_of_folder(folder)
+    module = load_pretrained(folder, task, precisions[dtype])
+    return LoadedModel(module.to(place), load_tokenizer(source), source, task)
+
+
+def load_recorded(
+    *,
+    source: str | None,
+    adapter_source: str | None,
+    dtype: str,
+    device: str = "auto",
+    model: ModelSource | None = None,
+    base: ModelSource | None = None,
+) -> LoadedModel:
+    """Load the model that an index was built with, from where it was or where it is now.
+
+    Args:
+        source: Where the model, or the adapter's base, was then; ``None`` if it was handed over.
+        adapter_source: Where the adapter was then, if it came from there.
+        dtype: Precision that it was loaded in.
+        device: Where to run it.
+        model: The model or adapter now, if not as recorded.
+        base: The adapter's base now, if not as recorded.
+
+    Raises:
+        ModelError: It was handed over in memory, is not there any more, or cannot be loaded; the
+            message says what to give.
+        MissingExtraError: It is an adapter, and PEFT is not installed.
+    """
+    if isinstance(model, nn.Module):
+        return load_model(model, device, base=base)
+    if model is None:
+        model = adapter_source or source
+        if model is None:
+            raise ModelError(
+                "the index is over a model from memory; open it with that model: "
+                "wf.open(path, model=your_model)"
+            )
+        _check_is_there(os.fspath(model), "model")
+    if base is None and is_adapter(folder_of(model)[0]):
+        if adapter_source is not None and source is None:
+            raise ModelError(
+                "the adapter's base was a model from memory; open the index with it: "
+                "wf.open(path, base_model=your_base)"
+            )
+        if source is not None:
+            _check_is_there(source, "base_model")
+        base = source
+    return load_model(model, device, base=base, dtype=dtype)
+
+
+def _check_is_there(source: str, argument: str) -> None:
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise ModelError(
+            f"the index was built with {source}, which is not there any more; open it with the "
+            f"folder of a copy: wf.open(path, {argument}=...)"
+        )
+
+
+def _check_type(role: str, given: object) -> None:
+    if not isinstance(given, (nn.Module, str, os.PathLike)):
+        raise ModelError(
+            f"{role} is a {type(given).__name__}; give a torch.nn.Module or the path of a Hugging "
             "Face model"
         )
-    return _load_pretrained(os.fspath(model), place)
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with a model.
+def _handed_over(module: nn.Module, place: torch.device) -> LoadedModel:
+    plain = plain_model(module)
+    architecture = type(plain).__name__
+    # A module that has no such attribute is not of transformers, which need not be imported then.
+    name = getattr(plain, "name_or_path", None)
+    source = None
+    if name and (Path(name) / "config.json").is_file() and not has_adapters(module):
+        # Only what a later session would load from there again: one precision, the same class.
+        types = {p.dtype for p in module.parameters()}
+        saved = config_of(Path(name)).architectures or []
+        if len(types) == 1 and types <= set(DTYPES.values()) and architecture in saved[:1]:
+            source = str(Path(name).resolve())
+    task = None if name is None else task_of(architecture)
+    return LoadedModel(module.to(place), None, source, task)
 
-    Raises:
-        ModelError: There is none that can be loaded without running code.
-    """
-    from transformers import AutoTokenizer
 
-    with _explained(source, "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False
+def _task_of_folder(folder: Path) -> Task:
+    """What a saved model is to be opened as."""
+    saved = config_of(folder).architectures or []
+    task = task_of(saved[0]) if saved else None
+    if task is None:
+        raise ModelError(
+            f"{folder} holds {f'a {saved[0]}' if saved else 'a model of no named architecture'}; "
+            f"supported are the classes of {', '.join(TASKS.values())} (and adapters that "
+            "bring the head): load another model yourself and give the module"
         )
-    return tokenizer
+    return task
 
 
-def _load_pretrained(name: str, place: torch.device) -> LoadedModel:
-    from transformers import AutoModelForCausalLM
-
-    folder = Path(name)
-    if folder.is_file():
-        raise ModelError(f"{name} is a file; give the folder of a saved Hugging Face model")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"{name} holds no config.json; give the folder of a saved model")
-    source = str(folder.resolve()) if folder.is_dir() else name
-    with _explained(source, "causal language model"):
-        module: nn.Module = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
+def _load_adapter(
+    folder: Path,
+    source: str,
+    base: ModelSource | None,
+    dtype: torch.dtype,
+    place: torch.device,
+) -> LoadedModel:
+    adapter = read_adapter(folder)
+    task: Task | None
+    base_source = tokenizer = None
+    if isinstance(base, nn.Module):
+        if has_adapters(base):
+            raise ModelError(
+                "base_model already holds an adapter; give the plain model (unload() takes "
+                "adapters off)"
+            )
+        # PEFT changes the modules in place, and the base may serve its own index meanwhile.
+        module = copy.deepcopy(base)
+        name = f"(a {type(base).__name__} in memory)"
+        task = adapter.task or task_of(type(base).__name__)
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = load_tokenizer(source)
+    else:
+        base_folder, base_source = _base_of(adapter, base)
+        name = base_source
+        task = adapter.task or _task_of_folder(base_folder)
+        module = load_pretrained(
+            base_folder,
+            task,
+            dtype,
+            labels=labels_brought(config_of(base_folder), task, adapter.weights),
+            brought=adapter.weights,
         )
-    return LoadedModel(module.to(place), load_tokenizer(source), source)
+        tokenizer = load_tokenizer(base_source, source)
+    adapted = attach_adapter(module, adapter, name)
+    return LoadedModel(adapted.to(place), tokenizer, base_source, task, source)
 
 
-@contextmanager
-def _explained(source: str, what: str) -> Iterator[None]:
-    """Loads without progress bars, and turns what transformers raises into one line."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+def _base_of(adapter: Adapter, base: str | os.PathLike[str] | None) -> tuple[Path, str]:
+    """Folder and name of an adapter's base: the one given, or the one the adapter names."""
+    named = base if base is not None else adapter.base
+    if named is None:
+        raise ModelError(
+            f"the adapter {adapter.folder} names no base; give the model it was trained on as "
+            "base_model=..."
+        )
+    beside = adapter.folder / named
+    if base is None and beside.is_dir():
+        named = beside
     try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        folder, source = folder_of(named)
+    except ModelError as error:
+        given = "" if base is not None else f", which the adapter {adapter.folder} names,"
         raise ModelError(
-            f"cannot load {source!r} as a {what}: {first} (nothing is downloaded: give the folder "
-            "of a model saved with save_pretrained, safetensors weights and tokenizer included)"
+            f"the base {os.fspath(named)!r}{given} is no folder here and no id in the local cache "
+            "(nothing is downloaded); give its folder as base_model=..."
         ) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers: names, types, shapes and bytes, by sorted name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what decides a text's tokens: the fast tokenizer itself and its chat template.
-
-    Raises:
-        ModelError: It is not a fast tokenizer.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    if is_adapter(folder):
         raise ModelError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer; wherefrom needs its character "
-            "offsets: load it with use_fast=True"
+            f"the base {source} of the adapter {adapter.folder} is an adapter itself; merge it "
+            "into its own base (merge_and_unload) and give the merged model as base_model=..."
         )
-    template = getattr(tokenizer, "chat_template", None) or ""
-    # Truncation and padding are settings of the last call, not of the tokenizer.
-    copy = type(backend).from_str(backend.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return hashlib.sha256(f"{copy.to_str()}|{template}".encode()).hexdigest()
+    return folder, source

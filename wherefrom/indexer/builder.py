@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wherefrom.curvature.ekfac import EKFAC, FittedEKFAC
+from wherefrom.curvature.fitted import Curvature, FittedCurvature
+from wherefrom.curvature.kinds import make_curvature
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, encoder_bytes
 from wherefrom.encoding.reduction import make_reduction
@@ -31,19 +32,28 @@ from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import batches
 from wherefrom.gradients.extractor import GradientExtractor
-from wherefrom.gradients.fisher import EXPECTED_CLASSES, Fisher, PseudoGradients
+from wherefrom.gradients.fingerprints import fingerprint
+from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
 from wherefrom.gradients.layers import Layer, select_layers
-from wherefrom.gradients.models import load_model, tokenizer_sha256, weights_sha256
-from wherefrom.gradients.objectives import Categorical, CausalLM, Classification, Objective
+from wherefrom.gradients.models import LoadedModel, ModelSource, load_model
+from wherefrom.gradients.objectives import (
+    CausalLM,
+    Classification,
+    MaskedLM,
+    Objective,
+    SequenceClassification,
+    TextObjective,
+)
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.indexer.options import BuildOptions
-from wherefrom.indexer.prepare import Skipped, context_of, passages, tokenizer_of
+from wherefrom.indexer.prepare import Skipped, bind_to_text, passages
 from wherefrom.indexer.sources import Source, TensorSource, TextSource, sample
 from wherefrom.indexer.vacuity import VACUOUS, gradient_dot_correlation
 from wherefrom.indexer.workplace import refuse_taken_path, workplace
 from wherefrom.records import Document, Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
+    AdapterRecord,
     CorpusRecord,
     CurvatureRecord,
     DocumentTable,
@@ -74,12 +84,15 @@ class IndexBuilder:
     """Builds one index; :meth:`run` does all of it.
 
     Args:
-        model: A module, or the path or cached id of a Hugging Face causal language model.
+        model: A module, or the path or cached id of a Hugging Face model or LoRA adapter.
         documents: What to index.
         path: Where the index is to stand.
         options: How to build.
-        objective: What the model's outputs mean; by default causal language modelling for text and
+        objective: What the model's outputs mean; by default what the model was trained for, and
             classification for tensors.
+        context: Longest text in tokens, where the objective names none.
+        base_model: The model that an adapter is for, if not the one it names.
+        dtype: Precision of weights that are loaded.
         device: Where to run.
         overwrite: Whether an index at ``path`` may be replaced.
         metadata_columns: For a corpus from a path, the columns to keep.
@@ -93,12 +106,15 @@ class IndexBuilder:
 
     def __init__(
         self,
-        model: nn.Module | str | os.PathLike[str],
+        model: ModelSource,
         documents: Documents,
         path: str | os.PathLike[str],
         options: BuildOptions,
         *,
         objective: Objective | None = None,
+        context: int | None = None,
+        base_model: ModelSource | None = None,
+        dtype: str = "float32",
         device: str = "auto",
         overwrite: bool = False,
         metadata_columns: Collection[str] | None = None,
@@ -112,14 +128,17 @@ class IndexBuilder:
         self._progress = progress or (lambda phase, done, total: None)
         self._replay = replay
         refuse_taken_path(self._path, overwrite=overwrite)
+        self._loaded = load_model(model, device, base=base_model, dtype=dtype)
         tensors = _are_tensors(documents)
         if objective is None:
-            objective = Classification() if tensors else CausalLM()
-        self._loaded = load_model(model, device)
-        self._tokenizer = tokenizer_of(objective, self._loaded, tensors)
-        self._context = None if tensors else context_of(objective, self._loaded)
-        if type(objective) is CausalLM:
-            objective = CausalLM(self._tokenizer, context=self._context)
+            objective = Classification() if tensors else _objective_for(self._loaded, options.seed)
+        if not tensors:
+            objective = bind_to_text(objective, self._loaded, context)
+        elif isinstance(objective, TextObjective):
+            raise ModelError(
+                f"{type(objective).__name__} reads text, the documents are tensors; give "
+                "objective=wf.Classification() or another over tensors"
+            )
         layers = select_layers(self._loaded.module, options.layers)
         self._extractor = GradientExtractor(self._loaded.module, objective, layers)
 
@@ -148,8 +167,9 @@ class IndexBuilder:
         with workplace(self._path, mark) as folder, ExitStack() as stack:
             skipped = Skipped()
             source = self._source(folder, skipped, stack)
-            fisher = self._fisher(source)
-            curvature, fitted_on = self._fit(source, fisher)
+            recipe = make_curvature(self._options.curvature, self._options.damping)
+            fisher = self._fisher(source, recipe)
+            curvature = self._fit(source, recipe, fisher)
             encoder, dtype = self._encoder(curvature)
             notes = self._check_vacuity(source, curvature)
             write_bytes_atomically(folder / ENCODER_FILE, encoder_bytes(encoder))
@@ -172,14 +192,15 @@ class IndexBuilder:
                 model=self._model_record(),
                 layers=tuple(_layer_record(layer) for layer in self._extractor.layers),
                 objective=ObjectiveRecord(
-                    kind=self._extractor.objective.kind, context=self._context
+                    kind=self.objective.kind, options=dict(self.objective.options())
                 ),
                 curvature=CurvatureRecord(
                     kind=curvature.kind,
                     damping=curvature.damping,
                     fisher=fisher,
-                    fit_documents=fitted_on,
+                    fit_documents=curvature.documents,
                     seed=self._options.seed,
+                    report=dict(curvature.report),
                 ),
                 encoder=EncoderRecord(
                     kind=encoder.reduction.kind,
@@ -212,45 +233,48 @@ class IndexBuilder:
     def _source(self, folder: Path, skipped: Skipped, stack: ExitStack) -> Source:
         if _are_tensors(self._documents):
             return TensorSource(self._documents)
-        if self._tokenizer is None or self._context is None:
-            raise ModelError("text needs a tokenizer; give objective=wf.CausalLM(tokenizer)")
+        objective = self.objective
+        if not isinstance(objective, TextObjective):
+            raise ModelError(f"{objective.kind} reads tensors, the documents are text")
         self._progress("reading the corpus", 0, 1)
         stream = passages(
             cast("str | os.PathLike[str] | Iterable[Document]", self._documents),
-            self._tokenizer,
-            self._context,
+            objective,
             skipped,
             metadata_columns=self._metadata_columns,
         )
         corpus = stack.enter_context(Corpus.spool(stream, folder))
         self._progress("reading the corpus", 1, 1)
-        return TextSource(corpus, self._tokenizer)
+        return TextSource(corpus, objective)
 
-    def _fisher(self, source: Source) -> Fisher:
-        """The one asked for; by default ``expected`` where a document has one prediction."""
+    def _fisher(self, source: Source, recipe: Curvature) -> Fisher | None:
+        """Where labels come from: what was asked for, or what suits the objective."""
+        if recipe.labels != "model":
+            return "empirical" if recipe.labels == "own" else None
         if self._options.fisher is not None:
             return self._options.fisher
-        if not isinstance(self._extractor.objective, Categorical):
-            return "empirical"
         first = next(source.shards(1)).examples.batch(np.array([0]))
-        with self._extractor.session():
-            outputs = self._extractor.forward(first).outputs
-        few = outputs.ndim == 2 and outputs.shape[1] <= EXPECTED_CLASSES
-        return "expected" if few else "sampled"
+        return default_fisher(self._extractor, first)
+
+    def _batch_size(self, source: Source) -> int:
+        """Most documents that run together."""
+        at_once = 32 if source.inputs is None else 256
+        return self._options.batch_size or max(1, at_once // self.objective.copies)
 
     def _batches(self, source: Source, chosen: NDArray[np.bool_] | None) -> Iterator[Batch]:
-        size = self._options.batch_size or (32 if source.inputs is None else 256)
+        size = self._batch_size(source)
         for shard in source.shards(_LONGEST_SHARD, chosen):
             for _, batch in batches(shard.examples, max_documents=size, max_positions=_POSITIONS):
                 yield batch
 
-    def _fit(self, source: Source, fisher: Fisher) -> tuple[FittedEKFAC, int]:
+    def _fit(self, source: Source, recipe: Curvature, fisher: Fisher | None) -> FittedCurvature:
         chosen = sample(source, self._options.fit_documents, self._options.seed)
         total = len(source) if chosen is None else int(chosen.sum())
         passes = [0]
 
         def told(done: int) -> None:
-            self._progress(f"fitting the curvature, pass {passes[0]} of 2", done, total)
+            phase = f"fitting the curvature, pass {passes[0]} of {recipe.passes}"
+            self._progress(phase, done, total)
 
         def once() -> Iterator[Batch]:
             passes[0] += 1
@@ -259,13 +283,13 @@ class IndexBuilder:
         pseudo = PseudoGradients(
             self._extractor,
             once,
-            fisher,
+            fisher or "empirical",
             seed=self._options.seed,
             progress=told,
         )
-        return EKFAC(self._options.damping).fit(pseudo), total
+        return recipe.fit(pseudo, documents=total)
 
-    def _encoder(self, curvature: FittedEKFAC) -> tuple[Encoder, CodeType]:
+    def _encoder(self, curvature: FittedCurvature) -> tuple[Encoder, CodeType]:
         sizes = tuple(layer.size for layer in curvature.layers)
         budget, kind = self._options.bytes_per_document, self._options.encoder
         if kind == "auto":
@@ -278,7 +302,7 @@ class IndexBuilder:
 
     def _encode(self, source: Source, encoder: Encoder, table: DocumentTable) -> int:
         size = max(16, min(_LONGEST_SHARD, _SHARD_BYTES // (4 * encoder.dimension)))
-        at_once = self._options.batch_size or (32 if source.inputs is None else 256)
+        at_once = self._batch_size(source)
         tokens = done = 0
         for shard in source.shards(size):
             count = len(shard.documents)
@@ -304,9 +328,12 @@ class IndexBuilder:
             tokens += int(scored.sum())
         return tokens
 
-    def _check_vacuity(self, source: Source, curvature: FittedEKFAC) -> list[str]:
-        chosen = sample(source, _SAMPLE, self._options.seed + 1)
-        shard = next(source.shards(_SAMPLE, chosen))
+    def _check_vacuity(self, source: Source, curvature: FittedCurvature) -> list[str]:
+        if curvature.kind == "identity":
+            return []  # It is the gradient dot product.
+        at_most = max(_SAMPLE // 4, _SAMPLE // self.objective.copies)
+        chosen = sample(source, at_most, self._options.seed + 1)
+        shard = next(source.shards(at_most, chosen))
         count = len(shard.documents)
         batch = shard.examples.shortened(_SAMPLE_POSITIONS // count).batch(np.arange(count))
         correlation = gradient_dot_correlation(self._extractor, curvature, batch)
@@ -314,23 +341,38 @@ class IndexBuilder:
             return []
         note = (
             f"scores correlate at {correlation:.3f} with the plain gradient dot product on a "
-            f"sample of {len(batch)} documents: the curvature does next to nothing here; a smaller "
-            "damping or more documents to fit on may help"
+            f"sample of {len(batch)} documents: the curvature does next to nothing here; more "
+            f"documents to fit on{'' if curvature.kind == 'ekfac' else ', another curvature'} or a "
+            "smaller damping may help"
         )
         warnings.warn(note, stacklevel=4)
         return [note]
 
     def _model_record(self) -> ModelRecord:
-        loaded = self._loaded
+        loaded, objective = self._loaded, self.objective
+        tokenizer = objective.bound_tokenizer if isinstance(objective, TextObjective) else None
+        found = fingerprint(loaded.module, tokenizer)
         return ModelRecord(
-            kind="module" if loaded.source is None else "huggingface",
+            kind=loaded.kind,
             source=loaded.source,
-            weights_sha256=weights_sha256(loaded.module),
-            tokenizer_sha256=(
-                None if self._tokenizer is None else tokenizer_sha256(self._tokenizer)
+            task=loaded.task,
+            dtype=found.dtype,
+            weights_sha256=found.weights_sha256,
+            tokenizer_sha256=found.tokenizer_sha256,
+            architecture=found.architecture,
+            adapter=(
+                None
+                if found.adapter_sha256 is None
+                else AdapterRecord(source=loaded.adapter_source, sha256=found.adapter_sha256)
             ),
-            architecture=type(loaded.module).__name__,
         )
+
+
+def _objective_for(loaded: LoadedModel, seed: int) -> Objective:
+    """What a model of transformers was trained for; next-token prediction where that is unknown."""
+    if loaded.task == "masked_lm":
+        return MaskedLM(seed=seed)
+    return SequenceClassification() if loaded.task == "sequence_classification" else CausalLM()
 
 
 def _are_tensors(documents: Documents) -> TypeGuard[tuple[Tensor, ...]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from wherefrom.curvature.kinds import make_curvature
 from wherefrom.errors import CurvatureError, WherefromError
 from wherefrom.gradients.fisher import Fisher
 
@@ -19,7 +22,7 @@ class BuildOptions:
     """How to build; see :func:`wherefrom.build` for what each means."""
 
     curvature: str = "ekfac"
-    damping: float = 0.1
+    damping: float | None = None
     fisher: Fisher | None = None
     layers: str | Sequence[str] | None = None
     encoder: str = "auto"
@@ -34,15 +37,21 @@ class BuildOptions:
         Raises:
             WherefromError: An option is out of range.
         """
-        if self.curvature != "ekfac":
-            raise CurvatureError(f"curvature {self.curvature!r} is unknown; choose 'ekfac'")
-        if not 0.0 < self.damping < float("inf"):
+        labels = make_curvature(self.curvature).labels
+        lowest = 0.0 if labels == "none" else float(np.nextafter(0.0, 1.0))
+        if self.damping is not None and not lowest <= self.damping < float("inf"):
             raise CurvatureError(
                 f"damping={self.damping} is not allowed; give a number > 0, as 0.1"
             )
         if self.fisher not in (None, "sampled", "expected", "empirical"):
             raise CurvatureError(
                 f"fisher={self.fisher!r} is unknown; choose 'sampled', 'expected' or 'empirical'"
+            )
+        if labels != "model" and self.fisher is not None:
+            what = "documents' own gradients" if labels == "own" else "no gradients"
+            raise CurvatureError(
+                f"fisher={self.fisher!r} does not go with curvature={self.curvature!r}, which is "
+                f"fitted on {what}; leave fisher out"
             )
         if self.encoder not in ("auto", "sketch", "none"):
             raise WherefromError(

@@ -7,61 +7,43 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from wherefrom.errors import CorpusError, ModelError
-from wherefrom.gradients.models import LoadedModel, load_tokenizer
-from wherefrom.gradients.objectives import Objective
-from wherefrom.gradients.passages import split_passages
-from wherefrom.gradients.tokens import render_chat, tokenise_batch
+from wherefrom.gradients.models import LoadedModel
+from wherefrom.gradients.objectives import Objective, TextObjective
+from wherefrom.gradients.pretrained import load_tokenizer
+from wherefrom.gradients.tokens import render_chat
 from wherefrom.indexer.corpus import read_corpus
 from wherefrom.records import Document
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["Skipped", "context_of", "passages", "tokenizer_of"]
+__all__ = ["Skipped", "bind_to_text", "passages"]
 
 _AT_ONCE = 256
 _LISTED = 1000
 
 
-def tokenizer_of(
-    objective: Objective, loaded: LoadedModel, tensors: bool
-) -> PreTrainedTokenizerBase | None:
-    """The tokenizer to index text with; ``None`` for tensors.
+def bind_to_text(
+    objective: Objective, loaded: LoadedModel, context: int | None = None
+) -> TextObjective:
+    """The objective with the tokenizer and the context to index text with.
+
+    Args:
+        objective: Any.
+        loaded: The model.
+        context: Longest text in tokens, where the objective names none.
 
     Raises:
-        ModelError: Text has none.
+        ModelError: It is none over text, or does not go together with the model.
     """
-    if tensors:
-        return None
-    tokenizer = getattr(objective, "tokenizer", None) or loaded.tokenizer
-    if tokenizer is None and loaded.source is not None:
+    if not isinstance(objective, TextObjective):
+        raise ModelError(
+            f"{type(objective).__name__} reads tensors, the documents are text; give "
+            "objective=wf.CausalLM(tokenizer) or another over text, or documents=(inputs, targets)"
+        )
+    tokenizer = loaded.tokenizer
+    if objective.tokenizer is None and tokenizer is None and loaded.source is not None:
         tokenizer = load_tokenizer(loaded.source)
-    if tokenizer is None:
-        raise ModelError(
-            "text needs a tokenizer, and a model in memory brings none; give "
-            "objective=wf.CausalLM(tokenizer) or the model's folder"
-        )
-    return tokenizer
-
-
-def context_of(objective: Objective, loaded: LoadedModel) -> int:
-    """Longest passage in tokens.
-
-    Raises:
-        ModelError: It is under 2 or more than the model has positions for.
-    """
-    context = getattr(objective, "context", None) or loaded.context
-    if context < 2:
-        raise ModelError(f"context={context} is too short; give at least 2 tokens")
-    limit = getattr(getattr(loaded.module, "config", None), "max_position_embeddings", None)
-    if limit is not None and context > limit:
-        raise ModelError(
-            f"context={context} is more than the model's {limit} positions; give at most {limit}"
-        )
-    return int(context)
+    return objective.bind(loaded.module, tokenizer, context=context)
 
 
 @dataclass(slots=True)
@@ -89,8 +71,7 @@ class Skipped:
 
 def passages(
     source: str | os.PathLike[str] | Iterable[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    context: int,
+    objective: TextObjective,
     skipped: Skipped,
     *,
     metadata_columns: Collection[str] | None = None,
@@ -99,15 +80,18 @@ def passages(
 
     Args:
         source: A path or documents; see :func:`wherefrom.indexer.corpus.read_corpus`.
-        tokenizer: The model's.
-        context: Most tokens of a passage.
+        objective: Bound to the model.
         skipped: Filled with what is left out.
-        metadata_columns: For a path, the columns to keep.
+        metadata_columns: For a path, the columns to keep, beside those the objective reads.
 
     Raises:
-        CorpusError: The corpus cannot be read, repeats an id, or no document has a scored token.
+        CorpusError: The corpus cannot be read, repeats an id, lacks what the objective needs, or
+            no document has a scored token.
     """
+    if metadata_columns is not None:
+        metadata_columns = list(dict.fromkeys([*metadata_columns, *objective.columns]))
     documents = read_corpus(source, metadata_columns=metadata_columns)
+    tokenizer = objective.bound_tokenizer
     seen: set[bytes] = set()
     kept = False
     while chunk := list(islice(documents, _AT_ONCE)):
@@ -121,11 +105,8 @@ def passages(
             seen.add(key)
         rendered = [render_chat(d, tokenizer) if d.messages is not None else d for d in chunk]
         skipped.parents += len(chunk)
-        for document, tokens in zip(rendered, tokenise_batch(rendered, tokenizer), strict=True):
-            if len(tokens.ids) <= context:
-                found = [document] if tokens.scored.any() else []
-            else:
-                found = list(split_passages(document, tokenizer, context))
+        for document, tokens in zip(rendered, objective.tokenise(rendered), strict=True):
+            found = objective.passages(document, tokens)
             if not found:
                 skipped.add(document.doc_id)
             kept = kept or bool(found)

@@ -15,13 +15,12 @@ from wherefrom.errors import CorpusError
 from wherefrom.gradients.batches import document_key
 from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples
+from wherefrom.gradients.objectives import TextObjective
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.records import Document
 from wherefrom.store import InputRecord
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from wherefrom.store.manifest import ColumnType
 
 __all__ = ["Shard", "Source", "TensorSource", "TextSource", "sample"]
@@ -71,15 +70,15 @@ class Source(Protocol):
 
 
 class TextSource:
-    """A spooled corpus of passages, tokenised shard by shard."""
+    """A spooled corpus of passages, tokenised shard by shard by a bound objective."""
 
     inputs: InputRecord | None = None
 
-    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, corpus: Corpus, objective: TextObjective) -> None:
         self.metadata = dict(corpus.metadata)
         self.content_sha256 = corpus.content_sha256
         self._corpus = corpus
-        self._tokenizer = tokenizer
+        self._objective = objective
 
     def __len__(self) -> int:
         """Number of passages."""
@@ -95,7 +94,7 @@ class TextSource:
             document for i, document in enumerate(self._corpus) if chosen is None or bool(chosen[i])
         )
         while part := list(islice(documents, size)):
-            yield _Shard(part, TextExamples.of(part, self._tokenizer))
+            yield _Shard(part, TextExamples.of(part, self._objective))
 
 
 class TensorSource:
@@ -116,12 +115,13 @@ class TensorSource:
             )
         self._inputs = inputs.detach().cpu().contiguous().numpy()
         self._targets = targets.detach().cpu().contiguous().numpy()
-        if not np.isfinite(self._inputs).all():
-            bad = ~np.isfinite(self._inputs.reshape(len(self._inputs), -1)).all(1)
-            raise CorpusError(
-                f"the input of document {self._name(int(np.argmax(bad)))!r} holds NaN or infinity; "
-                "repair or remove it"
-            )
+        for what, values in (("input", self._inputs), ("target", self._targets)):
+            bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+            if bad.any():
+                raise CorpusError(
+                    f"the {what} of document {self._name(int(np.argmax(bad)))!r} holds NaN or "
+                    "infinity; repair or remove it"
+                )
         self.metadata: dict[str, ColumnType] = {}
         self.inputs: InputRecord | None = InputRecord(
             dtype=self._inputs.dtype.name,

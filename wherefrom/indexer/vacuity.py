@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from wherefrom.curvature.ekfac import FittedEKFAC
+from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
@@ -21,7 +21,7 @@ VACUOUS = 0.98
 
 
 def gradient_dot_correlation(
-    extractor: GradientExtractor, curvature: FittedEKFAC, batch: Batch
+    extractor: GradientExtractor, curvature: FittedCurvature, batch: Batch
 ) -> float:
     """Pearson correlation of influence with gradient dots, over pairs of different documents.
 
@@ -31,19 +31,18 @@ def gradient_dot_correlation(
     Returns:
         The larger of the two; NaN when there are fewer than three pairs or all are alike.
     """
-    rotation = curvature.rotation()
+    coordinates = curvature.coordinates()
     count = len(batch)
     sums = torch.zeros(3, count, count, dtype=torch.float64, device=extractor.device)
 
     def add(pair: LayerPair) -> None:
-        rotated = rotation(pair)  # orthogonal, so dot products are those of the raw gradients
-        whitening = curvature.whitening(pair.layer)
-        scaled = (rotated * whitening).flatten(1)
-        flat = rotated.flatten(1)
+        found = coordinates(pair)  # orthogonal, so dot products are those of the raw gradients
+        solved = curvature.solve(pair.layer, found).flatten(1)
+        flat = found.flatten(1)
         plain = (flat @ flat.T).double()
-        sums[0] += (scaled @ scaled.T).double()
+        sums[0] += solved @ flat.double().T
         sums[1] += plain
-        sums[2] += plain * whitening.double().square().mean()
+        sums[2] += plain * curvature.mean_inverse(pair.layer)
 
     with extractor.session():
         true_gradients(extractor, batch, add)

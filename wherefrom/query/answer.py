@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wherefrom.records import SCORE_CONTRACT, Certificate, Hit, Query
+from wherefrom.query.measurement import measurement_of
+from wherefrom.records import Certificate, Hit, Query, QuerySet
 
 __all__ = ["ANSWER_SCHEMA", "Answer"]
 
@@ -22,22 +23,28 @@ class Answer:
 
     Attributes:
         query: What was asked; ``None`` for tensor queries.
-        proponents: Documents that make the completion more likely, strongest first.
+        proponents: Documents that make the completion more likely (that raise the measurement, for
+            contrasts and sets), strongest first.
         opponents: Documents that make it less likely, strongest first.
         certificate: Tier, guarantee, and what was searched.
-        log_likelihood: Nats of the completion under the model.
-        scored_tokens: How many of its tokens count.
+        log_likelihood: Value of the measurement: nats of the completion under the model, or the
+            difference, mean or sum of several.
+        scored_tokens: How many predictions count.
+        damping: Under which the scores are, in units of a layer's mean eigenvalue.
+        residual: Relative residual of the solution, for curvatures solved by iteration.
         index: Path, manifest digest, N, curvature, damping and encoder of the index.
         where: The metadata filter, as given.
         seconds: Time from question to answer.
     """
 
-    query: Query | None
+    query: Query | QuerySet | None
     proponents: tuple[Hit, ...]
     opponents: tuple[Hit, ...]
     certificate: Certificate
     log_likelihood: float
     scored_tokens: int
+    damping: float
+    residual: float | None
     index: Mapping[str, Any]
     where: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -46,10 +53,12 @@ class Answer:
         """Plain values, with the schema version and the meaning of the score."""
         return {
             "schema": ANSWER_SCHEMA,
-            "contract": SCORE_CONTRACT,
+            "contract": measurement_of(self.query, self.index.get("objective")).contract,
             "query": None if self.query is None else asdict(self.query),
             "log_likelihood": self.log_likelihood,
             "scored_tokens": self.scored_tokens,
+            "damping": self.damping,
+            "residual": self.residual,
             "proponents": [_plain(hit) for hit in self.proponents],
             "opponents": [_plain(hit) for hit in self.opponents],
             "certificate": asdict(self.certificate),

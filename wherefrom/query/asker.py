@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,12 @@ from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, load_encoder
 from wherefrom.errors import MismatchError, ModelError
 from wherefrom.gradients.extractor import GradientExtractor
+from wherefrom.gradients.fingerprints import Fingerprint, check_fingerprint, fingerprint
 from wherefrom.gradients.layers import Layer, select_layers
-from wherefrom.gradients.models import load_model, load_tokenizer, tokenizer_sha256, weights_sha256
-from wherefrom.gradients.objectives import CausalLM, Classification, Objective
-from wherefrom.store import Manifest
+from wherefrom.gradients.models import LoadedModel, ModelSource, load_recorded
+from wherefrom.gradients.objectives import Objective, TextObjective, objective_from
+from wherefrom.gradients.pretrained import load_tokenizer
+from wherefrom.store import Manifest, ModelRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,99 +32,115 @@ class Asker:
     Attributes:
         extractor: Model, objective and layers.
         encoder: The index's own.
-        tokenizer: For text.
     """
 
     extractor: GradientExtractor
     encoder: Encoder
-    tokenizer: PreTrainedTokenizerBase | None
 
 
 def load_asker(
     path: Path,
     manifest: Manifest,
-    model: nn.Module | str | os.PathLike[str],
+    model: ModelSource | None,
+    base_model: ModelSource | None,
     objective: Objective | None,
     device: str,
 ) -> Asker:
     """Load a model for an index and make sure that it is the one the index was built with.
 
+    Args:
+        path: The index, for messages.
+        manifest: Its manifest.
+        model: The model; by default where the manifest says it is.
+        base_model: The model that an adapter is for; likewise.
+        objective: By default the one that the manifest names.
+        device: Where to run the model.
+
     Raises:
-        MismatchError: Weights, tokenizer, architecture or objective differ; the message says which.
-        ModelError: The model cannot be loaded.
+        MismatchError: Weights, adapter, tokenizer, architecture, precision or objective differ;
+            the message says which.
+        ModelError: The model cannot be loaded, or the objective is one of the user's own.
         IntegrityError: The encoder's file is missing or damaged.
     """
-    loaded = load_model(model, device)
+    record = manifest.model
+    adapter = record.adapter
+    loaded = load_recorded(
+        source=record.source,
+        adapter_source=None if adapter is None else adapter.source,
+        dtype=record.dtype,
+        device=device,
+        model=model,
+        base=base_model,
+    )
     if objective is None:
-        objective = _objective_of(manifest)
+        objective = objective_from(manifest.objective.kind, manifest.objective.options)
     if objective.kind != manifest.objective.kind:
         raise MismatchError(
             f"{path} was built for objective {manifest.objective.kind!r}, not {objective.kind!r}; "
             "open it with the objective it was built with"
         )
-    tokenizer = getattr(objective, "tokenizer", None) or loaded.tokenizer
-    if tokenizer is None and manifest.model.tokenizer_sha256 and manifest.model.source:
-        tokenizer = load_tokenizer(manifest.model.source)
-    _check(path, manifest, loaded.module, tokenizer)
-    layers = tuple(_layer(loaded.module, record.name) for record in manifest.layers)
+    tokenizer = _tokenizer(loaded, objective, record) if record.tokenizer_sha256 else None
+    recorded = Fingerprint(
+        architecture=record.architecture,
+        dtype=record.dtype,
+        weights_sha256=record.weights_sha256,
+        adapter_sha256=None if adapter is None else adapter.sha256,
+        tokenizer_sha256=record.tokenizer_sha256,
+    )
+    check_fingerprint(path, recorded, fingerprint(loaded.module, tokenizer))
+    if isinstance(objective, TextObjective):
+        context = manifest.objective.options.get("context")
+        objective = objective.bind(
+            loaded.module, tokenizer, context=context if isinstance(context, int) else None
+        )
+    _check_options(path, manifest, objective)
+    layers = _layers(path, manifest, loaded.module)
     extractor = GradientExtractor(loaded.module, objective, layers)
     encoder = load_encoder(
         path / ENCODER_FILE,
         manifest.encoder.file_sha256,
         layers,
+        kind=manifest.curvature.kind,
         damping=manifest.curvature.damping,
         documents=manifest.curvature.fit_documents,
+        report=manifest.curvature.report,
         reduction=manifest.encoder.kind,
         dimension=manifest.encoder.dimension,
         seed=manifest.encoder.seed,
         device=extractor.device,
     )
-    return Asker(extractor, encoder, tokenizer)
+    return Asker(extractor, encoder)
 
 
-def _objective_of(manifest: Manifest) -> Objective:
-    if manifest.objective.kind == CausalLM.kind:
-        return CausalLM(context=manifest.objective.context)
-    if manifest.objective.kind == Classification.kind:
-        return Classification()
-    raise ModelError(
-        f"the index was built with an objective of your own, {manifest.objective.kind!r}; open it "
-        "with objective=..."
-    )
+def _tokenizer(
+    loaded: LoadedModel, objective: Objective, record: ModelRecord
+) -> PreTrainedTokenizerBase | None:
+    """The objective's own, that of the model as loaded, or the one saved where it was then."""
+    own = objective.tokenizer if isinstance(objective, TextObjective) else None
+    if own is not None or loaded.tokenizer is not None:
+        return loaded.tokenizer if own is None else own
+    if record.source is None:
+        return None
+    return load_tokenizer(record.source, None if record.adapter is None else record.adapter.source)
 
 
-def _layer(module: nn.Module, name: str) -> Layer:
-    (layer,) = select_layers(module, [name])
-    return layer
+def _check_options(path: Path, manifest: Manifest, objective: Objective) -> None:
+    """Refuse the right kind of objective with other settings."""
+    found = dict(objective.options())
+    for name, recorded in manifest.objective.options.items():
+        if found.get(name) != recorded:
+            raise MismatchError(
+                f"{path} was built for {objective.kind} with {name}={recorded!r}, not "
+                f"{found.get(name)!r}; open it with the objective it was built with"
+            )
 
 
-def _check(
-    path: Path,
-    manifest: Manifest,
-    module: nn.Module,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
-    """Refuse any model or tokenizer but the index's own, saying what differs."""
-    record = manifest.model
-    if type(module).__name__ != record.architecture:
+def _layers(path: Path, manifest: Manifest, module: nn.Module) -> tuple[Layer, ...]:
+    """The recorded layers, found in a model whose weights are the recorded ones."""
+    try:
+        return select_layers(module, [layer.name for layer in manifest.layers])
+    except ModelError as error:
         raise MismatchError(
-            f"{path} was built with a {record.architecture}, this model is a "
-            f"{type(module).__name__}; open it with the model it was built with"
-        )
-    weights = weights_sha256(module)
-    if weights != record.weights_sha256:
-        raise MismatchError(
-            f"the model's weights (SHA-256 {weights[:12]}...) are not those that {path} was built "
-            f"with ({record.weights_sha256[:12]}...); open it with that checkpoint or build again"
-        )
-    if tokenizer is None and record.tokenizer_sha256 is not None:
-        raise MismatchError(
-            f"{path} holds text, and a model in memory brings no tokenizer; give "
-            "objective=wf.CausalLM(tokenizer)"
-        )
-    found = None if tokenizer is None else tokenizer_sha256(tokenizer)
-    if found != record.tokenizer_sha256:
-        raise MismatchError(
-            f"the tokenizer (SHA-256 {str(found)[:12]}...) is not the one that {path} was built "
-            f"with ({str(record.tokenizer_sha256)[:12]}...); open it with that one or build again"
-        )
+            f"{path} was built over layers that this model has not ({error}); open it with the "
+            "module it was built with: an adapter's name is part of its layers' names"
+        ) from error

@@ -1,7 +1,8 @@
 """The exact tier: influence by running every document's gradient anew, uncompressed.
 
-The query is preconditioned once, ``P = Q_S (rotated query / (Lambda + lambda)) Q_A^T``, and each
-document's raw gradient is dotted with it; documents need no rotation. Layers are summed in float64.
+The query is preconditioned once, ``P = (G + lambda)^-1 grad f`` in the order of the weights, and
+each document's raw gradient is dotted with it; documents need no rotation. Layers are summed in
+float64.
 """
 
 from __future__ import annotations
@@ -13,35 +14,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wherefrom.curvature.ekfac import FittedEKFAC
+from wherefrom.curvature.bases import gradients_of
+from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
+from wherefrom.query.questions import Question
 
 __all__ = ["exact_products", "preconditioned"]
 
 
 def preconditioned(
-    extractor: GradientExtractor, curvature: FittedEKFAC, queries: Sequence[Batch]
+    extractor: GradientExtractor, curvature: FittedCurvature, questions: Sequence[Question]
 ) -> list[Tensor]:
-    """``(G + lambda)^-1 grad f`` of each query, one query a batch.
+    """``(G + lambda)^-1 grad f`` of each question.
 
     Returns:
-        For each layer float64 ``[query, d_out x d_in]``.
+        For each layer float64 ``[question, d_out x d_in]``.
     """
-    rotation = curvature.rotation()
+    coordinates = curvature.coordinates()
     solved = [
-        torch.zeros(len(queries), layer.size, dtype=torch.float64, device=extractor.device)
+        torch.zeros(len(questions), layer.size, dtype=torch.float64, device=extractor.device)
         for layer in extractor.layers
     ]
     with extractor.session():
-        for i, query in enumerate(queries):
+        for i, question in enumerate(questions):
+            for weight, batch in question.terms:
 
-            def keep(pair: LayerPair, row: int = i) -> None:
-                raw = curvature.precondition(pair.layer, rotation(pair)[0])
-                solved[pair.layer][row] = raw.reshape(-1)
+                def keep(pair: LayerPair, row: int = i, weight: float = weight) -> None:
+                    inverse = curvature.solve(pair.layer, coordinates(pair))
+                    raw = curvature.raw(pair.layer, inverse)
+                    solved[pair.layer][row] += weight * raw.flatten(1).sum(0)
 
-            true_gradients(extractor, query, keep)
+                true_gradients(extractor, batch, keep)
     return solved
 
 
@@ -70,8 +75,8 @@ def exact_products(
             )
 
             def add(pair: LayerPair, products: Tensor = products) -> None:
-                gradient = torch.bmm(pair.deltas.transpose(1, 2), pair.activations)
-                products.add_(queries[pair.layer] @ gradient.double().flatten(1).T)
+                gradients = gradients_of(pair).double().flatten(1)
+                products.add_(queries[pair.layer] @ gradients.T)
 
             true_gradients(extractor, batch, add)
             result[:, positions] = products.cpu().numpy()

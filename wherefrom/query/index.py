@@ -6,33 +6,28 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from wherefrom.curvature.ekfac import FittedEKFAC
+from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.errors import ModelError, QueryError
-from wherefrom.gradients.batches import Batch, stack_examples
+from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples, batches
-from wherefrom.gradients.objectives import Objective
-from wherefrom.gradients.tokens import tokenise_query
+from wherefrom.gradients.models import ModelSource
+from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.exact import exact_products, preconditioned
+from wherefrom.query.questions import EncodedQuestion, Queries, Question, ask, encode, questions
 from wherefrom.query.search import inner_products, search
-from wherefrom.records import Certificate, Document, Hit, Query, Sign
+from wherefrom.query.sweep import DampingSweep, dampings_around, sweep_of
+from wherefrom.records import Certificate, Document, Hit, Reduce, Sign
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, StoredRows, Where
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Index", "Queries", "Tier"]
-
-Queries = Sequence[Query] | tuple[Tensor, Tensor]
-"""Text queries, or ``(inputs, targets)`` tensors whose first dimension is the query."""
+__all__ = ["Index", "Tier"]
 
 Tier = Literal["stored", "exact"]
 
@@ -54,7 +49,8 @@ class Index:
         self,
         path: str | os.PathLike[str],
         *,
-        model: nn.Module | str | os.PathLike[str] | None = None,
+        model: ModelSource | None = None,
+        base_model: ModelSource | None = None,
         objective: Objective | None = None,
         device: str = "auto",
     ) -> None:
@@ -63,6 +59,7 @@ class Index:
         Args:
             path: The index.
             model: The model; by default the one that the manifest names, where it names one.
+            base_model: The model that an adapter is for; by default the one the manifest names.
             objective: Needed for an objective of your own only.
             device: Where to run the model.
 
@@ -77,11 +74,12 @@ class Index:
         self.manifest = Manifest.read(self.path)
         self._table = DocumentTable.open(self.path, self.manifest)
         self._scan = ScanCopy.open(self.path / SCAN_DIRECTORY, self.manifest.scan)
-        given = model if model is not None else self.manifest.model.source
+        record = self.manifest.model
+        named = record.source is not None or (record.adapter and record.adapter.source) is not None
         self._asker = (
-            None
-            if given is None
-            else load_asker(self.path, self.manifest, given, objective, device)
+            load_asker(self.path, self.manifest, model, base_model, objective, device)
+            if named or model is not None
+            else None
         )
 
     def __len__(self) -> int:
@@ -89,7 +87,7 @@ class Index:
         return len(self._table)
 
     @property
-    def curvature(self) -> FittedEKFAC:
+    def curvature(self) -> FittedCurvature:
         """The fitted curvature.
 
         Raises:
@@ -110,107 +108,136 @@ class Index:
         *,
         prompt: str | None = None,
         completion: str | None = None,
+        contrast: str | Tensor | int | None = None,
         inputs: Tensor | None = None,
-        target: Tensor | int | None = None,
+        target: Tensor | float | None = None,
+        queries: Queries | None = None,
+        reduce: Reduce = "mean",
         k: int = 10,
         sign: Sign = "both",
         where: Where | None = None,
+        damping: float | None = None,
     ) -> Answer:
         """The documents that most influenced an output of the model.
 
         Args:
-            prompt: What the model was given; may be empty.
-            completion: What it said.
-            inputs: For classifiers, one example ``[...]``.
-            target: Its label.
+            prompt: What the model was given; may be empty. For classifiers of text, the text.
+            completion: What it said; for classifiers of text, the label.
+            contrast: What it might have said instead, a completion or a target: the measurement is
+                the difference of the two log-likelihoods.
+            inputs: For tensor indexes, one example ``[...]``.
+            target: Its target.
+            queries: Several outputs asked about as one, in place of all of the above.
+            reduce: Whether their measurement is the ``mean`` or the ``sum``.
             k: At most how many proponents and how many opponents.
             sign: ``both``, ``proponents`` or ``opponents``.
             where: Filter on metadata, as ``{"year": ("<", 1900)}``.
+            damping: Another damping than the index's, in the same units; nothing is re-indexed.
 
         Returns:
-            The answer; its scores are nats of log-likelihood per added copy, positive = proponent.
+            The answer; its scores are nats of the measurement per added copy, positive =
+            proponent.
 
         Raises:
             QueryError: The question is not well formed.
+            CurvatureError: The damping is not allowed.
             FilterError: The filter is not.
         """
         started = time.perf_counter()
-        if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
-            raise QueryError(f"k={k!r} is not allowed; give a whole number of at least 1")
+        _require_count(k)
         if sign not in ("both", "proponents", "opponents"):
             raise QueryError(f"sign={sign!r} is unknown; give 'both', 'proponents' or 'opponents'")
-        asked, batch = self._question(prompt, completion, inputs, target)
-        asker = self._model()
-        with asker.extractor.session():
-            encoded = asker.encoder.encode(asker.extractor, batch)
+        question = self._question(
+            prompt=prompt,
+            completion=completion,
+            contrast=contrast,
+            inputs=inputs,
+            target=target,
+            queries=queries,
+            reduce=reduce,
+        )
+        (encoded,) = self._encoded([question], damping)
         ordinals = self._table.where(where) if where else None
-        found = search(self._table, self._scan, encoded.vectors[0], k, sign=sign, ordinals=ordinals)
+        found = search(self._table, self._scan, encoded.vector, k, sign=sign, ordinals=ordinals)
         scale = self.manifest.scale
         proponents, opponents = self._hits(found.proponents, found.opponents)
         bound = None if found.next_bound is None else found.next_bound * scale
         return Answer(
-            query=asked,
+            query=question.asked,
             proponents=proponents,
             opponents=opponents,
             certificate=Certificate("stored", True, found.documents, found.candidates, bound),
-            log_likelihood=float(encoded.nats[0]),
-            scored_tokens=int(
-                batch.targets.numel() if batch.scored is None else batch.scored.sum()
-            ),
+            log_likelihood=encoded.nats,
+            scored_tokens=question.scored_tokens,
+            damping=self.manifest.curvature.damping if damping is None else damping,
+            residual=encoded.residual,
             index=self._identity(),
             where=dict(where or {}),
             seconds=time.perf_counter() - started,
         )
 
-    def _question(
+    def sweep_damping(
         self,
-        prompt: str | None,
-        completion: str | None,
-        inputs: Tensor | None,
-        target: Tensor | int | None,
-    ) -> tuple[Query | None, Batch]:
-        text = prompt is not None or completion is not None
-        if text == (inputs is not None or target is not None):
-            raise QueryError("give prompt= and completion=, or inputs= and target=")
-        if text:
-            if completion is None:
-                raise QueryError("completion= is missing; give the text whose origin is asked for")
-            query = Query(prompt or "", completion)
-            return query, next(self._query_batches([query]))
-        if inputs is None or target is None:
-            raise QueryError("inputs= and target= go together")
-        label = torch.as_tensor(target)
-        return None, next(self._query_batches((inputs[None], label.reshape(1, *label.shape))))
+        *,
+        prompt: str | None = None,
+        completion: str | None = None,
+        contrast: str | Tensor | int | None = None,
+        inputs: Tensor | None = None,
+        target: Tensor | float | None = None,
+        queries: Queries | None = None,
+        reduce: Reduce = "mean",
+        dampings: Sequence[float] | None = None,
+        k: int = 10,
+    ) -> DampingSweep:
+        """How stable a ranking is under other dampings; nothing is re-indexed.
 
-    def _query_batches(self, queries: Queries) -> Iterator[Batch]:
-        """One batch a query, so that a query's bits do not depend on the others."""
+        Args:
+            prompt: As in :meth:`query`, like all that ask.
+            completion: Likewise.
+            contrast: Likewise.
+            inputs: Likewise.
+            target: Likewise.
+            queries: Likewise.
+            reduce: Likewise.
+            dampings: What to try; by default a tenth to ten times the index's own.
+            k: How many of each sign to compare.
+
+        Raises:
+            QueryError: The question is not well formed.
+            CurvatureError: A damping is not allowed.
+        """
+        _require_count(k)
+        question = self._question(
+            prompt=prompt,
+            completion=completion,
+            contrast=contrast,
+            inputs=inputs,
+            target=target,
+            queries=queries,
+            reduce=reduce,
+        )
+        own = self.manifest.curvature.damping
+        tried = dampings_around(own, dampings)
+        vectors = [self._encoded([question], damping)[0].vector for damping in (None, *tried)]
+        reference, *others = self._stored_scores(np.stack(vectors))
+        return sweep_of(
+            question.asked,
+            self.manifest.objective.kind,
+            own,
+            tried,
+            reference,
+            np.stack(others),
+            self.doc_ids(),
+            k,
+        )
+
+    def _question(self, **asked: Any) -> Question:
+        return ask(self._model(), self.manifest.inputs, **asked)
+
+    def _encoded(self, asked: Sequence[Question], damping: float | None) -> list[EncodedQuestion]:
         asker = self._model()
-        if isinstance(queries, tuple) and len(queries) == 2 and isinstance(queries[0], Tensor):
-            if self.manifest.inputs is None:
-                raise QueryError("this index holds text; ask with wf.Query(prompt, completion)")
-            inputs, targets = queries
-            expected = tuple(self.manifest.inputs.shape)
-            if tuple(inputs.shape[1:]) != expected or len(inputs) != len(targets):
-                raise QueryError(
-                    f"inputs of shape {tuple(inputs.shape)} with {len(targets)} targets; this "
-                    f"index takes inputs [query, {', '.join(map(str, expected))}], a target each"
-                )
-            for i in range(len(inputs)):
-                yield stack_examples(inputs[i : i + 1], targets[i : i + 1], ["query"])
-            return
-        if self.manifest.inputs is not None or asker.tokenizer is None:
-            raise QueryError("this index holds tensors; ask with inputs and targets")
-        for query in queries:
-            if not isinstance(query, Query):
-                raise QueryError(f"a query is a {type(query).__name__}; give wf.Query or tensors")
-            tokens = tokenise_query(query, asker.tokenizer)
-            limit = self.manifest.objective.context
-            if limit is not None and len(tokens.ids) > limit:
-                raise QueryError(
-                    f"prompt and completion have {len(tokens.ids)} tokens, the index's context is "
-                    f"{limit}; shorten the prompt"
-                )
-            yield TextExamples([tokens], ["query"]).batch(np.array([0]))
+        with asker.extractor.session():
+            return [encode(asker, question, damping) for question in asked]
 
     def _hits(self, *lists: Sequence[tuple[int, float]]) -> list[tuple[Hit, ...]]:
         """Hits for lists of ``(ordinal, inner product)``; their rows are read at once."""
@@ -246,6 +273,7 @@ class Index:
             "path": str(self.path.resolve()),
             "manifest_sha256": manifest.digest,
             "documents": len(self),
+            "objective": manifest.objective.kind,
             "curvature": manifest.curvature.kind,
             "damping": manifest.curvature.damping,
             "fisher": manifest.curvature.fisher,
@@ -254,17 +282,13 @@ class Index:
             "weights_sha256": manifest.model.weights_sha256,
         }
 
-    def encode(self, queries: Queries) -> NDArray[np.float32]:
+    def encode(self, queries: Queries, *, damping: float | None = None) -> NDArray[np.float32]:
         """The vectors that stored vectors are searched with, ``[query, dimension]``.
 
         ``index.vectors() @ index.encode(queries).T / len(index)`` are the stored scores.
         """
-        asker = self._model()
-        with asker.extractor.session():
-            vectors = [
-                asker.encoder.encode(asker.extractor, batch).vectors[0]
-                for batch in self._query_batches(queries)
-            ]
+        asked = list(questions(self._model(), self.manifest.inputs, queries))
+        vectors = [encoded.vector for encoded in self._encoded(asked, damping)]
         return (
             np.stack(vectors) if vectors else np.empty((0, self.manifest.encoder.dimension), "f4")
         )
@@ -280,32 +304,40 @@ class Index:
         """Ids of all documents, in the order of the index."""
         return self._table.doc_ids()
 
-    def scores(self, queries: Queries, *, tier: Tier = "exact") -> NDArray[np.float64]:
+    def scores(
+        self, queries: Queries, *, tier: Tier = "exact", damping: float | None = None
+    ) -> NDArray[np.float64]:
         """Influence of every document on every query.
 
         Args:
-            queries: Text queries or tensors.
+            queries: Text queries, sets of them, or tensors.
             tier: ``exact`` runs all documents through the model again, uncompressed; ``stored``
                 takes inner products of stored vectors, as :meth:`query` does.
+            damping: Another damping than the index's.
 
         Returns:
             float64 ``[query, document]`` nats per added copy, documents as in :meth:`doc_ids`.
         """
         if tier == "stored":
-            vectors = self.encode(queries)
-            out = np.empty((len(vectors), len(self)))
-            for start, rows in self._rows():
-                out[:, start : start + len(rows)] = inner_products(rows.codes, vectors)
-            return out * self.manifest.scale
+            return self._stored_scores(self.encode(queries, damping=damping))
         if tier != "exact":
             raise QueryError(f"tier={tier!r} is unknown; give 'exact' or 'stored'")
         asker = self._model()
-        asked = list(self._query_batches(queries))
+        asked = list(questions(asker, self.manifest.inputs, queries))
         if not asked:
             return np.empty((0, len(self)))
-        solved = preconditioned(asker.extractor, asker.encoder.curvature, asked)
+        curvature = asker.encoder.curvature
+        if damping is not None:
+            curvature = curvature.with_damping(damping)
+        solved = preconditioned(asker.extractor, curvature, asked)
         products = exact_products(asker.extractor, solved, self._documents(), len(self))
         return products * self.manifest.scale
+
+    def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        out = np.empty((len(vectors), len(self)))
+        for start, rows in self._rows():
+            out[:, start : start + len(rows)] = inner_products(rows.codes, vectors)
+        return out * self.manifest.scale
 
     def self_influence(self) -> NDArray[np.float64]:
         """Influence of every document on itself, float64 ``[document]``, never negative.
@@ -324,14 +356,23 @@ class Index:
 
     def _documents(self) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """All documents in batches for the model, with their positions in the index."""
-        tokenizer = self._model().tokenizer
+        objective = self._model().extractor.objective
         for start, rows in self._rows():
             examples: Examples
             if rows.inputs is not None and rows.targets is not None:
                 examples = TensorExamples(rows.inputs, rows.targets, rows.doc_ids)
-            elif tokenizer is not None:
-                examples = TextExamples.of(rows.documents(), tokenizer)
+            elif isinstance(objective, TextObjective):
+                examples = TextExamples.of(rows.documents(), objective)
             else:
-                raise ModelError("this index holds text but was opened without a tokenizer")
-            for chosen, batch in batches(examples, max_documents=32, max_positions=_MOST_POSITIONS):
+                raise ModelError(f"{objective.kind} reads tensors, but this index holds text")
+            for chosen, batch in batches(
+                examples,
+                max_documents=max(1, 32 // objective.copies),
+                max_positions=_MOST_POSITIONS,
+            ):
                 yield chosen + start, batch
+
+
+def _require_count(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
+        raise QueryError(f"k={k!r} is not allowed; give a whole number of at least 1")

@@ -20,11 +20,14 @@ from markupsafe import Markup
 from wherefrom.errors import StorageError
 from wherefrom.query import wording
 from wherefrom.query.answer import Answer
+from wherefrom.query.measurement import Measurement
 from wherefrom.query.printable import printable_lines
-from wherefrom.records import SCORE_CONTRACT, Hit
+from wherefrom.records import Hit, Query, QuerySet
 from wherefrom.store import write_bytes_atomically
 
 __all__ = ["write_report"]
+
+_QUERIES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,34 @@ class _Ranking:
     def bar(self, hit: Hit) -> str:
         """Width of a hit's bar in per cent."""
         return f"{100 * abs(hit.score) / self.top:.1f}" if self.top else "0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One answer; ``queries`` are the questions shown, ``hidden`` the number of others."""
+
+    title: str
+    answer: Answer
+    measured: Measurement
+    queries: tuple[Query, ...]
+    hidden: int
+    rankings: list[_Ranking]
+
+    @classmethod
+    def of(cls, title: str, answer: Answer) -> _Section:
+        """An answer's section."""
+        asked = answer.query
+        queries = asked.queries if isinstance(asked, QuerySet) else (asked,) if asked else ()
+        shown = queries[:_QUERIES_SHOWN]
+        measured = wording.measured(answer)
+        hidden = len(queries) - len(shown)
+        return cls(title, answer, measured, shown, hidden, _rankings(answer, measured))
+
+    @property
+    def reduced(self) -> str | None:
+        """How several questions became one, if they did."""
+        asked = self.answer.query
+        return wording.set_in_words(asked) if isinstance(asked, QuerySet) else None
 
 
 def write_report(
@@ -84,22 +115,22 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
     style = environment.get_template("report.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.get_template("report.html").render(
-        sections=[(title, answer, _rankings(answer)) for title, answer in sections],
+        sections=[_Section.of(title, answer) for title, answer in sections],
         notes=notes,
         style=Markup(style),
         style_digest=digest,
         indexes=_indexes(answer for _, answer in sections),
-        contract=SCORE_CONTRACT,
+        contracts=list(dict.fromkeys(wording.measured(answer).contract for _, answer in sections)),
         wording=wording,
     )
 
 
-def _rankings(answer: Answer) -> list[_Ranking]:
+def _rankings(answer: Answer, measured: Measurement) -> list[_Ranking]:
     hits = (*answer.proponents, *answer.opponents)
     top = max((abs(hit.score) for hit in hits), default=0.0)
     both = [
-        _Ranking("Proponents: they make the completion more likely", "pro", answer.proponents, top),
-        _Ranking("Opponents: they make the completion less likely", "con", answer.opponents, top),
+        _Ranking(f"Proponents: {measured.raised}", "pro", answer.proponents, top),
+        _Ranking(f"Opponents: {measured.lowered}", "con", answer.opponents, top),
     ]
     return [ranking for ranking in both if ranking.hits]
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from wherefrom.query.answer import Answer
-from wherefrom.records import Certificate
+from wherefrom.query.measurement import Measurement, measurement_of
+from wherefrom.records import Certificate, Query, QuerySet
 
 __all__ = [
     "NO_PROOF",
     "certificate_in_words",
+    "damping_in_words",
     "empty_in_words",
     "filter_in_words",
     "index_in_words",
-    "likelihood_in_words",
+    "measured",
+    "residual_in_words",
+    "set_in_words",
     "signed",
     "value_in_words",
+    "worth_in_words",
 ]
 
 NO_PROOF = (
@@ -71,11 +77,43 @@ def certificate_in_words(certificate: Certificate) -> str:
     )
 
 
-def likelihood_in_words(answer: Answer) -> str:
-    """The completion's log-likelihood under the model."""
-    tokens = answer.scored_tokens
-    total = f"{answer.log_likelihood:.3f} nats over {_counted(tokens, 'token')}"
-    return f"{total} ({answer.log_likelihood / tokens:.3f} a token)" if tokens > 1 else total
+def measured(answer: Answer) -> Measurement:
+    """What an answer's scores are nats of."""
+    return measurement_of(answer.query, answer.index.get("objective"))
+
+
+def worth_in_words(answer: Answer) -> str:
+    """The value of what was measured: of a completion's log-likelihood, a difference, a mean."""
+    nats, count = answer.log_likelihood, answer.scored_tokens
+    of_labels = measured(answer).answered == "label"
+    one = isinstance(answer.query, Query) and answer.query.contrast is None
+    if one and of_labels:
+        return f"{nats:.3f} nats (probability {math.exp(nats):.3g})"
+    noun = "prediction" if answer.query is None else "label" if of_labels else "token"
+    over = f"nats over {_counted(count, noun)}"
+    if one:
+        return f"{nats:.3f} {over}" + (f" ({nats / count:.3f} a token)" if count > 1 else "")
+    return f"{nats:+.3f} {over}"
+
+
+def set_in_words(query: QuerySet) -> str:
+    """How many questions were asked as one, and how they were made one."""
+    return f"the {query.reduce} over {_counted(len(query.queries), 'question')}"
+
+
+def damping_in_words(answer: Answer) -> str | None:
+    """The damping of the scores, where it is not the index's own."""
+    own = answer.index["damping"]
+    if answer.damping == own:
+        return None
+    return f"{answer.damping:g} for this answer; the index was built with {own:g}"
+
+
+def residual_in_words(answer: Answer) -> str | None:
+    """How closely the inverse was solved for, where it was solved by iteration."""
+    if answer.residual is None:
+        return None
+    return f"{answer.residual:.2g} of the query's gradient left unsolved (0 = an exact inverse)"
 
 
 def empty_in_words(answer: Answer) -> str:

@@ -17,6 +17,7 @@ from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_tree, storage_errors, write_bytes_atomically
 from wherefrom.store.filters import Condition, Where, parse_where, parse_wheres
 from wherefrom.store.manifest import (
+    AdapterRecord,
     CorpusRecord,
     CurvatureRecord,
     EncoderRecord,
@@ -33,6 +34,7 @@ from wherefrom.store.scan import ScanChunk, ScanCopy
 
 __all__ = [
     "SCAN_DIRECTORY",
+    "AdapterRecord",
     "Condition",
     "CorpusRecord",
     "CurvatureRecord",

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from wherefrom.errors import IntegrityError, NotAnIndexError, UnfinishedIndexError
 from wherefrom.store.directory import (
@@ -27,6 +27,7 @@ from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes
 
 __all__ = [
     "MAX_SKIPPED_LISTED",
+    "AdapterRecord",
     "CodeType",
     "ColumnType",
     "CorpusRecord",
@@ -53,22 +54,41 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class AdapterRecord(_Record):
+    """The LoRA adapter on a model.
+
+    Attributes:
+        source: Absolute path or hub id; ``None`` for one that was handed over with its model.
+        sha256: Fingerprint of its weights and scaling.
+    """
+
+    source: str | None
+    sha256: str
+
+
 class ModelRecord(_Record):
     """The model whose gradients are indexed.
 
     Attributes:
-        kind: Where it comes from: loaded by ``transformers``, or a module handed over.
-        source: Absolute path or hub id; ``None`` for a module.
-        weights_sha256: Fingerprint of the weights.
+        kind: Where it comes from: a model or an adapter loaded from disk, or a module handed over.
+        source: Absolute path or hub id, of the base where there is an adapter; ``None`` for a
+            module.
+        task: What it was trained for, where that is known.
+        dtype: Precision of its weights.
+        weights_sha256: Fingerprint of the weights, of the base where there is an adapter.
         tokenizer_sha256: Fingerprint of the tokenizer, if there is one.
-        architecture: Name of the model's class.
+        architecture: Name of the model's class, of the base where there is an adapter.
+        adapter: The adapter, if there is one.
     """
 
-    kind: Literal["huggingface", "module"]
+    kind: Literal["huggingface", "adapter", "module"]
     source: str | None
+    task: Literal["causal_lm", "sequence_classification", "masked_lm"] | None
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
     weights_sha256: str
     tokenizer_sha256: str | None
     architecture: str
+    adapter: AdapterRecord | None
 
 
 class LayerRecord(_Record):
@@ -82,20 +102,35 @@ class LayerRecord(_Record):
 
 
 class ObjectiveRecord(_Record):
-    """What is differentiated; ``context`` is the longest sequence in tokens, where there is one."""
+    """What is differentiated.
+
+    Attributes:
+        kind: Name of the objective.
+        options: What else it takes to make it again, as plain values.
+    """
 
     kind: str
-    context: int | None
+    options: dict[str, JsonValue] = {}
 
 
 class CurvatureRecord(_Record):
-    """The fitted curvature, its damping and the documents it was fitted on."""
+    """The fitted curvature.
+
+    Attributes:
+        kind: Its name.
+        damping: In units of a layer's mean eigenvalue.
+        fisher: Where the labels of pseudo-gradients came from; ``None`` without pseudo-gradients.
+        fit_documents: Number of documents it was fitted on.
+        seed: Of sampled labels, and of the choice of these documents.
+        report: What the fit measured about itself (``residual``, ``iterations``).
+    """
 
     kind: str
     damping: float
-    fisher: str
+    fisher: str | None
     fit_documents: _Count
     seed: int
+    report: dict[str, float] = {}
 
 
 class EncoderRecord(_Record):

@@ -1,55 +1,25 @@
-"""Objectives: what a model's outputs mean, as log-likelihoods of targets.
-
-An :class:`Objective` says how to run the model on a batch and how likely a target is under its
-outputs. That is enough for influence with the empirical Fisher; a :class:`Categorical` objective
-also knows the model's own distribution, from which the true Fisher's pseudo-labels are drawn.
-"""
+"""Targets that are classes: logits, and the softmax distribution over them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wherefrom.errors import ModelError
+from wherefrom.errors import CurvatureError, ModelError
 from wherefrom.gradients.batches import Batch
+from wherefrom.gradients.counter import uniforms
+from wherefrom.gradients.objectives.base import Probabilistic, require_finite
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["Categorical", "CausalLM", "Classification", "Objective"]
+__all__ = ["Categorical", "Classification"]
 
 _BLOCK = 64
 
 
-class Objective(ABC):
-    """How likely targets are under a model. Subclasses give two methods."""
-
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Run the model on ``batch.inputs``; the result's first dimension is the document."""
-
-    @abstractmethod
-    def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """``[doc]`` log-likelihood of ``targets`` in nats, summed over scored positions."""
-
-    def differentiate(
-        self, outputs: Tensor, targets: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        """``[doc]`` log-likelihoods, and the gradient of their sum with respect to ``outputs``."""
-        leaf = outputs.detach().requires_grad_()
-        with torch.enable_grad():
-            nats = self.log_likelihood(leaf, targets, batch)
-            (gradient,) = torch.autograd.grad(nats.sum(), leaf)
-        return nats.detach(), gradient
-
-
-class Categorical(Objective):
+class Categorical(Probabilistic):
     """Targets are classes; outputs are logits ``[doc, class]`` or ``[doc, position, class]``."""
 
     def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Batch) -> Tensor:
@@ -69,6 +39,43 @@ class Categorical(Objective):
         nats = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return _summed(nats, batch), self.pseudo_gradient(logp.exp_(), targets, batch)
 
+    def sampled_gradient(self, outputs: Tensor, batch: Batch, key: np.ndarray) -> Tensor:
+        """``onehot(y) - p`` at scored positions, one class y drawn for each."""
+        probabilities = self._finite_probabilities(outputs, batch)
+        shape = batch.targets.shape
+        numbers = uniforms(key, batch.keys, batch.targets[0].numel())
+        levels = torch.from_numpy(numbers).to(outputs.device).reshape(shape)
+        return self.pseudo_gradient(probabilities, self.draw(probabilities, levels), batch)
+
+    def expected_terms(self, outputs: Tensor) -> int | None:
+        """One a class, where a document has one prediction."""
+        return outputs.shape[1] if outputs.ndim == 2 else None
+
+    def expected_gradients(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """``sqrt(p_c) (onehot(c) - p)`` for each class c.
+
+        Raises:
+            CurvatureError: A document has several predictions, whose draws are independent: it
+                would take every combination of their classes.
+        """
+        if outputs.ndim != 2:
+            raise CurvatureError(
+                "fisher='expected' sums over the classes of one prediction a document; this model "
+                "makes several: use fisher='sampled'"
+            )
+        probabilities = self._finite_probabilities(outputs, batch)
+        weights = probabilities.sqrt()
+        for label in range(outputs.shape[1]):
+            targets = torch.full_like(batch.targets, label)
+            gradient = self.pseudo_gradient(probabilities.clone(), targets, batch)
+            yield gradient * weights[:, label, None]
+
+    def _finite_probabilities(self, outputs: Tensor, batch: Batch) -> Tensor:
+        probabilities = self.probabilities(outputs, batch)
+        # One column will do: a softmax with anything not finite in it is NaN throughout.
+        require_finite(probabilities[..., 0], batch)
+        return probabilities
+
     def probabilities(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The model's own distribution, at least float32, of the shape of ``outputs``.
 
@@ -79,12 +86,12 @@ class Categorical(Objective):
         _require_classes(batch.targets, logits.shape[-1], batch)
         return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
-    def draw(self, probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    def draw(self, probabilities: Tensor, levels: Tensor) -> Tensor:
         """Targets drawn from a distribution by inversion.
 
         Args:
             probabilities: ``[doc, (position,) class]``.
-            uniforms: float64 in [0, 1), of the shape of the targets.
+            levels: float64 in [0, 1), of the shape of the targets.
         """
         classes = probabilities.shape[-1]
         rows = probabilities.reshape(-1, classes)
@@ -93,7 +100,7 @@ class Categorical(Objective):
         # costs as much as its softmax.
         blocks = padded.view(len(rows), -1, _BLOCK)
         reached = blocks.sum(2).cumsum_(1)
-        level = uniforms.to(rows.dtype).reshape(-1, 1) * reached[:, -1:]
+        level = levels.to(rows.dtype).reshape(-1, 1) * reached[:, -1:]
         block = torch.searchsorted(reached, level, right=True).clamp_(max=reached.shape[1] - 1)
         before = F.pad(reached, (1, 0)).gather(1, block)
         inside = blocks[torch.arange(len(rows), device=rows.device), block[:, 0]].cumsum_(1)
@@ -112,6 +119,23 @@ class Categorical(Objective):
         if batch.scored is not None:
             gradient.mul_(batch.scored.unsqueeze(-1))
         return gradient
+
+
+class Classification(Categorical):
+    """Plain classification: ``model(inputs)`` gives logits ``[doc, class]``."""
+
+    kind = "classification"
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits ``[doc, class]``."""
+        logits = model(batch.inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"{type(model).__name__} returned {shape}; classification wants logits "
+                "[doc, class]: give your own wf.Objective"
+            )
+        return logits
 
 
 def _require_classes(targets: Tensor, classes: int, batch: Batch) -> None:
@@ -135,50 +159,3 @@ def _summed(nats: Tensor, batch: Batch) -> Tensor:
     if batch.scored is not None:
         nats = torch.where(batch.scored, nats, 0.0)
     return nats.reshape(len(nats), -1).sum(1)
-
-
-class CausalLM(Categorical):
-    """Next-token prediction with a Hugging Face causal language model.
-
-    Args:
-        tokenizer: A fast Hugging Face tokenizer; ``None`` takes the one saved with the model.
-        context: Longest passage in tokens; ``None`` takes the model's own limit, at most 1024.
-    """
-
-    kind = "causal_lm"
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int | None = None
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.context = context
-
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits ``[doc, position, vocabulary]``; padding stands on the right."""
-        mask = None if batch.attended is None else batch.attended.long()
-        try:
-            result = model(input_ids=batch.inputs, attention_mask=mask, use_cache=False)
-        except TypeError as error:
-            raise ModelError(
-                f"{type(model).__name__} cannot be called as a Hugging Face causal language model "
-                f"({error}); give objective=wf.Classification() or your own wf.Objective"
-            ) from error
-        logits: Tensor = result.logits
-        return logits
-
-
-class Classification(Categorical):
-    """Plain classification: ``model(inputs)`` gives logits ``[doc, class]``."""
-
-    kind = "classification"
-
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits ``[doc, class]``."""
-        logits = model(batch.inputs)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(
-                f"{type(model).__name__} returned {shape}; classification wants logits "
-                "[doc, class]: give your own wf.Objective"
-            )
-        return logits

@@ -1,0 +1,166 @@
+"""Orthogonal bases that gradients are written in, and the gradients in them.
+
+A gradient ``G [d_out, d_in]`` reads ``Q_S^T G Q_A`` in a Kronecker eigenbasis, ``vec(G) Q`` (by
+rows) in a dense one, and ``G`` in the standard one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wherefrom.curvature.fitted import block
+from wherefrom.gradients.extractor import LayerPair
+from wherefrom.gradients.layers import Layer
+
+__all__ = [
+    "Basis",
+    "DenseBasis",
+    "Eigenbasis",
+    "GradientRotation",
+    "StandardBasis",
+    "bases_from_state",
+    "bases_state",
+    "gradients_of",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eigenbasis:
+    """Eigenvectors of one layer's Kronecker factors, as columns.
+
+    Attributes:
+        q_in: ``Q_A [d_in, d_in]``, the bias input included; the same object for layers that read
+            the same input.
+        q_out: ``Q_S [d_out, d_out]``.
+    """
+
+    q_in: Tensor
+    q_out: Tensor
+
+    def raw(self, coordinates: Tensor) -> Tensor:
+        """``Q_S C Q_A^T``, float64."""
+        return self.q_out.double() @ coordinates.double() @ self.q_in.double().T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseBasis:
+    """An orthogonal matrix over all weights of a layer, by rows.
+
+    Attributes:
+        q: ``[d_out d_in, d_out d_in]``, basis vectors as columns.
+    """
+
+    q: Tensor
+
+    def raw(self, coordinates: Tensor) -> Tensor:
+        """``Q vec(C)``, float64."""
+        flat = coordinates.double().flatten(-2)
+        return (flat @ self.q.double().T).reshape(coordinates.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StandardBasis:
+    """The weights themselves."""
+
+    def raw(self, coordinates: Tensor) -> Tensor:
+        """The coordinates, float64."""
+        return coordinates.double()
+
+
+Basis = Eigenbasis | DenseBasis | StandardBasis
+
+
+def gradients_of(pair: LayerPair) -> Tensor:
+    """``sum_t delta_t a_t^T`` of each document, ``[doc, d_out, d_in]``, at least float32."""
+    dtype = torch.promote_types(pair.activations.dtype, torch.float32)
+    return torch.bmm(pair.deltas.to(dtype).transpose(1, 2), pair.activations.to(dtype))
+
+
+class GradientRotation:
+    """Documents' gradients in their layers' bases: pairs -> ``[doc, d_out, d_in]``.
+
+    In a Kronecker eigenbasis each side may be rotated token by token, which costs ``tokens d^2`` a
+    document, or after the sum over tokens, which costs ``d^2 d_other``: the cheaper is taken.
+    Activations rotated token by token are kept for the next layer that reads the same input.
+    """
+
+    def __init__(self, bases: tuple[Basis, ...]) -> None:
+        self._bases = bases
+        self._rotated: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, pair: LayerPair) -> Tensor:
+        """``[doc, d_out, d_in]`` coordinates of one layer's gradients."""
+        basis = self._bases[pair.layer]
+        if isinstance(basis, Eigenbasis):
+            return self._kronecker(pair, basis)
+        gradients = gradients_of(pair)
+        if isinstance(basis, StandardBasis):
+            return gradients
+        return (gradients.flatten(1).to(basis.q.dtype) @ basis.q).reshape(gradients.shape)
+
+    def _kronecker(self, pair: LayerPair, basis: Eigenbasis) -> Tensor:
+        dtype = basis.q_in.dtype
+        activations, deltas = pair.activations.to(dtype), pair.deltas.to(dtype)
+        tokens, d_out, d_in = deltas.shape[1], deltas.shape[2], activations.shape[2]
+        early_in, early_out = tokens <= d_out, tokens <= d_in
+        right = self._rotate_input(pair, activations, basis) if early_in else activations
+        left = deltas @ basis.q_out if early_out else deltas
+        gradient = torch.bmm(left.transpose(1, 2), right)
+        if not early_in:
+            gradient = gradient @ basis.q_in
+        if not early_out:
+            gradient = torch.matmul(basis.q_out.T, gradient)
+        return gradient
+
+    def _rotate_input(self, pair: LayerPair, activations: Tensor, basis: Eigenbasis) -> Tensor:
+        kept = self._rotated
+        if kept is None or kept[0] is not pair.activations or kept[1] is not basis.q_in:
+            kept = self._rotated = pair.activations, basis.q_in, activations @ basis.q_in
+        return kept[2]
+
+
+def bases_state(bases: tuple[Basis, ...]) -> dict[str, Tensor]:
+    """Tensors to store; inputs shared by layers are stored once."""
+    tensors: dict[str, Tensor] = {}
+    leaders: dict[int, int] = {}
+    for i, basis in enumerate(bases):
+        if isinstance(basis, Eigenbasis):
+            leader = leaders.setdefault(id(basis.q_in), i)
+            if leader == i:
+                tensors[f"{i}.q_in"] = basis.q_in.contiguous()
+            tensors[f"{i}.input_of"] = torch.tensor(leader)
+            tensors[f"{i}.q_out"] = basis.q_out.contiguous()
+        elif isinstance(basis, DenseBasis):
+            tensors[f"{i}.q"] = basis.q.contiguous()
+    return tensors
+
+
+def bases_from_state(
+    layers: tuple[Layer, ...], tensors: Mapping[str, Tensor], kinds: Sequence[type[Basis]]
+) -> tuple[Basis, ...]:
+    """Inverse of :func:`bases_state`.
+
+    Args:
+        layers: The layers, in order.
+        tensors: What was stored.
+        kinds: Which basis each layer has; tensors that are missing must not make it another one.
+
+    Raises:
+        CurvatureError: Tensors are missing or of the wrong shape for the layers.
+    """
+    bases: list[Basis] = []
+    for i, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+        d_out, d_in = layer.shape
+        if kind is DenseBasis:
+            bases.append(DenseBasis(block(tensors, f"{i}.q", layer, (layer.size, layer.size))))
+        elif kind is Eigenbasis:
+            leader = int(block(tensors, f"{i}.input_of", layer, ()))
+            q_in = block(tensors, f"{leader}.q_in", layer, (d_in, d_in))
+            bases.append(Eigenbasis(q_in, block(tensors, f"{i}.q_out", layer, (d_out, d_out))))
+        else:
+            bases.append(StandardBasis())
+    return tuple(bases)
