@@ -144,7 +144,9 @@ class _Candidates:
         """The group that is chosen when the user chooses nothing."""
         if self.adapters:
             return "lora"
-        return "linear" if _output_head(self.model) is None else "mlp"
+        of_transformers = hasattr(self.model, "get_output_embeddings")
+        has_mlp = any(_part_of(name) == "mlp" for name in self._hidden())
+        return "mlp" if of_transformers and has_mlp else "linear"
 
     def _hidden(self) -> list[str]:
         """The model's own layers but its output head."""
@@ -214,7 +216,7 @@ def select_layers(model: nn.Module, layers: str | Sequence[str] | None = None) -
         layers: ``"mlp"``, ``"attention"``, ``"linear"`` (every linear layer and convolution but
             the output head), ``"lora"`` (the A and B of every active adapter), a glob pattern of
             module names, or several of these; ``None`` is ``"lora"`` for models that hold
-            adapters, else ``"mlp"`` for language models of transformers and ``"linear"`` for
+            adapters, else ``"mlp"`` for models of transformers that have MLPs and ``"linear"`` for
             others.
 
     Returns:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,22 @@ from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.exact import exact_products, preconditioned
-from wherefrom.query.questions import EncodedQuestion, Queries, Question, ask, encode, questions
+from wherefrom.query.questions import (
+    Asked,
+    EncodedQuestion,
+    Queries,
+    Question,
+    ask,
+    encode,
+    questions,
+)
 from wherefrom.query.search import inner_products, search
 from wherefrom.query.sweep import DampingSweep, dampings_around, sweep_of
 from wherefrom.records import Certificate, Document, Hit, Reduce, Sign
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, StoredRows, Where
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Index", "Tier"]
 
@@ -179,43 +190,24 @@ class Index:
     def sweep_damping(
         self,
         *,
-        prompt: str | None = None,
-        completion: str | None = None,
-        contrast: str | Tensor | int | None = None,
-        inputs: Tensor | None = None,
-        target: Tensor | float | None = None,
-        queries: Queries | None = None,
-        reduce: Reduce = "mean",
         dampings: Sequence[float] | None = None,
         k: int = 10,
+        **asked: Unpack[Asked],
     ) -> DampingSweep:
         """How stable a ranking is under other dampings; nothing is re-indexed.
 
         Args:
-            prompt: As in :meth:`query`, like all that ask.
-            completion: Likewise.
-            contrast: Likewise.
-            inputs: Likewise.
-            target: Likewise.
-            queries: Likewise.
-            reduce: Likewise.
             dampings: What to try; by default a tenth to ten times the index's own.
             k: How many of each sign to compare.
+            **asked: The question, as in :meth:`query`: ``prompt`` and ``completion``, ``inputs``
+                and ``target``, or ``queries``.
 
         Raises:
             QueryError: The question is not well formed.
             CurvatureError: A damping is not allowed.
         """
         _require_count(k)
-        question = self._question(
-            prompt=prompt,
-            completion=completion,
-            contrast=contrast,
-            inputs=inputs,
-            target=target,
-            queries=queries,
-            reduce=reduce,
-        )
+        question = self._question(**asked)
         own = self.manifest.curvature.damping
         tried = dampings_around(own, dampings)
         vectors = [self._encoded([question], damping)[0].vector for damping in (None, *tried)]
@@ -231,7 +223,7 @@ class Index:
             k,
         )
 
-    def _question(self, **asked: Any) -> Question:
+    def _question(self, **asked: Unpack[Asked]) -> Question:
         return ask(self._model(), self.manifest.inputs, **asked)
 
     def _encoded(self, asked: Sequence[Question], damping: float | None) -> list[EncodedQuestion]:

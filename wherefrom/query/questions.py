@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import TypedDict, get_args
 
 import numpy as np
 import torch
@@ -23,10 +23,31 @@ from wherefrom.query.asker import Asker
 from wherefrom.records import Query, QuerySet, Reduce
 from wherefrom.store import InputRecord
 
-__all__ = ["EncodedQuestion", "Queries", "Question", "ask", "encode", "one_question", "questions"]
+__all__ = [
+    "Asked",
+    "EncodedQuestion",
+    "Queries",
+    "Question",
+    "ask",
+    "encode",
+    "one_question",
+    "questions",
+]
 
 Queries = Sequence[Query | QuerySet] | tuple[Tensor, Tensor]
 """Text queries, or ``(inputs, targets)`` tensors whose first dimension is the query."""
+
+
+class Asked(TypedDict, total=False):
+    """The arguments of :func:`ask` that make a question; see there."""
+
+    prompt: str | None
+    completion: str | None
+    contrast: str | Tensor | int | None
+    inputs: Tensor | None
+    target: Tensor | float | None
+    queries: Queries | None
+    reduce: Reduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +130,7 @@ def ask(
             raise QueryError("completion= is missing; give the text whose origin is asked for")
         if contrast is not None and not isinstance(contrast, str):
             raise QueryError(f"contrast= is a {type(contrast).__name__}; give another completion")
-        return one_question(asker, record, Query(prompt or "", completion, contrast))
+        return _one_question(asker, record, Query(prompt or "", completion, contrast))
     if inputs is None or target is None:
         raise QueryError("inputs= and target= go together")
     if isinstance(contrast, str):
@@ -133,10 +154,10 @@ def questions(asker: Asker, record: InputRecord | None, queries: Queries) -> Ite
     if isinstance(queries, (Query, QuerySet)):
         raise QueryError("queries are a single one; give a list: [query]")
     for query in queries:
-        yield one_question(asker, record, query)
+        yield _one_question(asker, record, query)
 
 
-def one_question(asker: Asker, record: InputRecord | None, query: object) -> Question:
+def _one_question(asker: Asker, record: InputRecord | None, query: object) -> Question:
     """The question of a text query or of a set of them.
 
     Raises:
@@ -146,7 +167,7 @@ def one_question(asker: Asker, record: InputRecord | None, query: object) -> Que
     if record is not None or not isinstance(objective, TextObjective):
         raise QueryError("this index holds tensors; ask with inputs and targets")
     if isinstance(query, QuerySet):
-        members = [one_question(asker, record, member) for member in query.queries]
+        members = [_one_question(asker, record, member) for member in query.queries]
         return replace(_reduced(members, query.reduce), asked=query)
     if not isinstance(query, Query):
         raise QueryError(f"a query is a {type(query).__name__}; give wf.Query or tensors")
