@@ -144,7 +144,8 @@ class Hit:
         parent_id: The document this passage was cut from, if any.
         char_start: Where the passage starts in its parent.
         tokens: Number of scored tokens.
-        norm: Norm of the whitened gradient; its square is N times the self-influence.
+        norm: Norm of the document's uncompressed vector; where documents and queries are whitened
+            alike, its square is N times the self-influence.
     """
 
     rank: int

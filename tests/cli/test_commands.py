@@ -84,6 +84,7 @@ def index(tmp_path: Path) -> Path:
         curvature=CurvatureRecord(
             kind="lissa",
             damping=0.1,
+            whitened=False,
             fisher="sampled",
             fit_documents=3,
             seed=5,
@@ -275,7 +276,7 @@ def test_info_of_a_module_and_its_gradient_dot(index: Path) -> None:
                 kind="diffusion", options={"draws": 8, "condition": "none", "scheduler": {"T": 9}}
             ),
             "curvature": CurvatureRecord(
-                kind="identity", damping=0.0, fisher=None, fit_documents=3, seed=5
+                kind="identity", damping=0.0, whitened=True, fisher=None, fit_documents=3, seed=5
             ),
         }
     )

@@ -27,7 +27,7 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import Fisher, true_gradients
 
-SMALL = ["mlp-bias", "shared", "conv-groups", "llama-mlp", "lora-llama"]
+SMALL = ["mlp-bias", "conv-groups", "llama-mlp", "lora-llama"]
 """Where a property needs no look at every layer kind."""
 
 
@@ -269,7 +269,7 @@ class CurvatureContract(ABC):
 
     # What scores must not depend on.
 
-    @pytest.mark.parametrize(("size", "step"), [(1, 1), (2, -1), (8, 1)])
+    @pytest.mark.parametrize(("size", "step"), [(1, -1), (8, 1)])
     def test_order_and_batches_do_not_matter(self, name: str, size: int, step: int) -> None:
         case, fisher = case_of(name), self.fisher(name)
         rows = range(case.count)[::step]

@@ -13,6 +13,7 @@ from curvature import reference
 from curvature.contract import Sides, dead_case, narrowed
 from curvature.reference import case_of, pairs, truth
 from wherefrom.curvature import lissa, memory
+from wherefrom.curvature.fitted import require_finite
 from wherefrom.curvature.kinds import CURVATURE_KINDS, curvature_from_state, make_curvature
 from wherefrom.curvature.lissa import LiSSA
 from wherefrom.errors import CurvatureError
@@ -89,6 +90,12 @@ def test_the_step_of_lissa_comes_from_the_largest_eigenvalue() -> None:
         assert fitted.report["residual"] <= lissa.TOLERANCE
 
 
+def test_the_largest_eigenvalue_of_gradients_orthogonal_to_their_absolute_values() -> None:
+    gradients = torch.tensor([[1.0, -1.0], [2.0, -2.0]])
+    assert lissa._largest_eigenvalue(gradients, 2) == pytest.approx(5.0, rel=1e-12)
+    assert lissa._largest_eigenvalue(torch.zeros(2, 3), 2) == 0.0
+
+
 def test_solving_nothing_gives_nothing() -> None:
     """A zero gradient has no direction: no step, no residual, no division by zero."""
     fitted = LiSSA(1.0).fit(pairs(case_of("mlp-bias"), "sampled"))
@@ -120,6 +127,15 @@ def test_the_exact_solve_reports_its_residual(dtype: torch.dtype) -> None:
         assert reported > 1e-9
         # The block itself is known to float32 only, so not to more digits than that.
         assert reported == pytest.approx(max(residuals), abs=1e-5)
+
+
+def test_tiny_damping_of_an_exact_block_stays_positive() -> None:
+    """Rounding leaves eigenvalues of a singular block below zero."""
+    fitted = make_curvature("exact", 1e-25).fit(pairs(case_of("mlp-bias"), "empirical"))
+    for i in range(len(fitted.layers)):
+        scale = fitted.scale(i)
+        assert bool(torch.isfinite(scale).all())
+        assert bool((scale > 0).all())
 
 
 def test_closed_forms_have_no_residual() -> None:
@@ -226,6 +242,16 @@ def test_half_of_the_memory_is_allowed() -> None:
 
 
 # Overflow and names.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_number_is_enough(value: float) -> None:
+    layer = reference.extractor_of(case_of("mlp-bias")).layers[1]
+    values = torch.zeros(3)
+    assert require_finite(layer, values, "it") is values
+    values[1] = value
+    with pytest.raises(CurvatureError, match="it of layer '2' is not finite"):
+        require_finite(layer, values, "it")
 
 
 def overflowing(scale: float) -> reference.Case:

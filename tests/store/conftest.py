@@ -82,7 +82,12 @@ def write_manifest(table: DocumentTable) -> Manifest:
         layers=(LayerRecord(name="0.fc", kind="linear", d_in=3, d_out=2, bias=True),),
         objective=ObjectiveRecord(kind="classification"),
         curvature=CurvatureRecord(
-            kind="ekfac", damping=0.1, fisher="expected", fit_documents=len(table), seed=0
+            kind="ekfac",
+            damping=0.1,
+            whitened=True,
+            fisher="expected",
+            fit_documents=len(table),
+            seed=0,
         ),
         encoder=EncoderRecord(
             kind="none",

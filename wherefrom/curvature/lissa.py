@@ -37,7 +37,7 @@ __all__ = ["MOST_ITERATIONS", "TOLERANCE", "FittedLiSSA", "LiSSA"]
 TOLERANCE = 1e-3
 """Relative residual at which the recursion stops."""
 
-MOST_ITERATIONS = 10_000
+MOST_ITERATIONS = 1000
 """Most steps of the recursion."""
 
 _POWER_STEPS = 100

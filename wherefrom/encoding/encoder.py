@@ -32,8 +32,8 @@ class Encoded:
 
     Attributes:
         vectors: float32 ``[doc, dimension]``.
-        norms: float64 ``[doc]``: square roots of ``g^T (G + lambda)^-1 g``, uncompressed; the
-            square over N is the self-influence.
+        norms: float64 ``[doc]``: of the vectors before the reduction; where the curvature whitens,
+            the square over N is the self-influence.
         nats: float64 ``[doc]`` log-likelihoods.
     """
 
@@ -87,12 +87,8 @@ class Encoder:
         squares = torch.zeros(len(batch), dtype=torch.float64, device=extractor.device)
 
         def scaled(layer: int, coordinates: Tensor) -> Tensor:
-            whitens = self.curvature.whitens(layer)
-            if not whitens:
-                squares.add_(self.curvature.energies(layer, coordinates))
             flat = coordinates.mul_(self._scaling(layer, coordinates)).flatten(1)
-            if whitens:
-                squares.add_(torch.linalg.vector_norm(flat, dim=1).double().square())
+            squares.add_(torch.linalg.vector_norm(flat, dim=1).double().square())
             return flat
 
         vectors, nats = self._reduced(extractor, batch, scaled)

@@ -197,6 +197,7 @@ class IndexBuilder:
                 curvature=CurvatureRecord(
                     kind=curvature.kind,
                     damping=curvature.damping,
+                    whitened=all(map(curvature.whitens, range(len(curvature.layers)))),
                     fisher=fisher,
                     fit_documents=curvature.documents,
                     seed=self._options.seed,

@@ -21,7 +21,7 @@ from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
 from wherefrom.query.questions import Question
 
-__all__ = ["exact_products", "preconditioned"]
+__all__ = ["energies", "exact_products", "preconditioned"]
 
 
 def preconditioned(
@@ -80,4 +80,32 @@ def exact_products(
 
             true_gradients(extractor, batch, add)
             result[:, positions] = products.cpu().numpy()
+    return result
+
+
+def energies(
+    extractor: GradientExtractor,
+    curvature: FittedCurvature,
+    documents: Iterable[tuple[NDArray[np.int64], Batch]],
+    count: int,
+) -> NDArray[np.float64]:
+    """``g^T (G + lambda)^-1 g`` of every document's gradient, float64 ``[document]``.
+
+    Args:
+        extractor: Model, objective and layers.
+        curvature: Solves.
+        documents: ``(positions, batch)``.
+        count: Number of documents.
+    """
+    result = np.zeros(count)
+    coordinates = curvature.coordinates()
+    with extractor.session():
+        for positions, batch in documents:
+            sums = torch.zeros(len(batch), dtype=torch.float64, device=extractor.device)
+
+            def add(pair: LayerPair, sums: Tensor = sums) -> None:
+                sums.add_(curvature.energies(pair.layer, coordinates(pair)))
+
+            true_gradients(extractor, batch, add)
+            result[positions] = sums.cpu().numpy()
     return result

@@ -20,7 +20,7 @@ from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
-from wherefrom.query.exact import exact_products, preconditioned
+from wherefrom.query.exact import energies, exact_products, preconditioned
 from wherefrom.query.questions import (
     Asked,
     EncodedQuestion,
@@ -334,10 +334,18 @@ class Index:
     def self_influence(self) -> NDArray[np.float64]:
         """Influence of every document on itself, float64 ``[document]``, never negative.
 
-        From the exact norms of the whitened gradients, so it is free of compression.
+        Free of compression: from the norms of whitened gradients where the index holds those, else
+        by running all documents through the model again.
+
+        Raises:
+            ModelError: They must be run again, but the index was opened without its model.
         """
-        norms = [rows.norms for _, rows in self._rows()]
-        return np.square(np.concatenate(norms)) * self.manifest.scale
+        if self.manifest.curvature.whitened:
+            norms = [rows.norms for _, rows in self._rows()]
+            return np.square(np.concatenate(norms)) * self.manifest.scale
+        asker = self._model()
+        found = energies(asker.extractor, asker.encoder.curvature, self._documents(), len(self))
+        return found * self.manifest.scale
 
     def _rows(self) -> Iterator[tuple[int, StoredRows]]:
         start = 0

@@ -30,7 +30,6 @@ __all__ = [
     "Question",
     "ask",
     "encode",
-    "one_question",
     "questions",
 ]
 

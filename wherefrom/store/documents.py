@@ -139,7 +139,7 @@ class DocumentTable:
         Args:
             documents: n documents.
             vectors: Their encoded whitened gradients, [n, dimension] float32.
-            norms: Norms of the whitened gradients, [n].
+            norms: Norms of the vectors before any encoding, [n].
             tokens: Scored tokens, [n].
             inputs: Inputs of tensor examples, [n, ...].
             targets: Their targets, [n, ...].

@@ -107,7 +107,7 @@ class TableLayout:
             first_row: Ordinal of the first document.
             documents: n documents.
             stored: Their n vectors as they are stored.
-            norms: Norms of the whitened gradients, [n].
+            norms: Norms of the vectors before any encoding, [n].
             tokens: Scored tokens, [n].
             tensors: ``input`` and ``target``, [n, ...], for tensor examples.
 

@@ -123,10 +123,13 @@ class CurvatureRecord(_Record):
         fit_documents: Number of documents it was fitted on.
         seed: Of sampled labels, and of the choice of these documents.
         report: What the fit measured about itself (``residual``, ``iterations``).
+        whitened: Whether documents and queries are whitened alike, so that squared norms are
+            self-influences.
     """
 
     kind: str
     damping: float
+    whitened: bool
     fisher: str | None
     fit_documents: _Count
     seed: int

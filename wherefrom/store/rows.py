@@ -140,7 +140,7 @@ class StoredRows:
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
-        """Norms of the whitened gradients, before any encoding, [n]."""
+        """Norms of the vectors before any encoding, [n]."""
         return self._numbers("norm")
 
     @cached_property
