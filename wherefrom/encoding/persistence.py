@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from wherefrom.curvature.kinds import curvature_from_state
 from wherefrom.encoding.encoder import Encoder
@@ -15,21 +15,20 @@ from wherefrom.encoding.reduction import make_reduction
 from wherefrom.errors import IntegrityError
 from wherefrom.gradients.layers import Layer
 
-__all__ = ["ENCODER_FILE", "encoder_bytes", "load_encoder"]
+__all__ = ["ENCODER_FILE", "load_encoder", "save_encoder"]
 
 ENCODER_FILE = "encoder.safetensors"
 _PREFIX = "curvature."
 
 
-def encoder_bytes(encoder: Encoder) -> bytes:
-    """The fitted curvature as safetensors; the reduction is a function of its seed."""
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write the fitted curvature as safetensors; the reduction is a function of its seed."""
     state = encoder.curvature.state()
-    return save({f"{_PREFIX}{name}": tensor.cpu() for name, tensor in state.items()})
+    save_file({f"{_PREFIX}{name}": tensor.cpu() for name, tensor in state.items()}, path)
 
 
 def load_encoder(
     path: Path,
-    sha256: str,
     layers: tuple[Layer, ...],
     *,
     kind: str,
@@ -41,11 +40,10 @@ def load_encoder(
     seed: int,
     device: torch.device,
 ) -> Encoder:
-    """Read a fitted encoder.
+    """Read a fitted encoder, mapping its file into memory where that is possible.
 
     Args:
         path: Its file.
-        sha256: What its digest must be.
         layers: The layers it was fitted for.
         kind: Of the curvature.
         damping: Its damping.
@@ -57,18 +55,14 @@ def load_encoder(
         device: Where to put it.
 
     Raises:
-        IntegrityError: The file is missing or its digest is another one.
+        IntegrityError: The file is missing or is no safetensors file.
         CurvatureError: It does not fit the layers.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise IntegrityError(
-            f"{path} cannot be read ({error.strerror}); build the index again"
-        ) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise IntegrityError(f"{path} differs from the manifest's SHA-256; build the index again")
-    tensors = {name.removeprefix(_PREFIX): tensor.to(device) for name, tensor in load(data).items()}
+        stored = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{path} cannot be read ({error}); build the index again") from error
+    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
     curvature = curvature_from_state(
         kind, layers, tensors, documents=documents, damping=damping, report=report
     )

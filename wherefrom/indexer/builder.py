@@ -8,13 +8,13 @@ is built beside the old one, which is replaced only when the new one is complete
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from wherefrom.curvature.fitted import Curvature, FittedCurvature
 from wherefrom.curvature.kinds import make_curvature
 from wherefrom.encoding.encoder import Encoder
-from wherefrom.encoding.persistence import ENCODER_FILE, encoder_bytes
+from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
 from wherefrom.encoding.reduction import make_reduction
 from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
@@ -63,7 +63,8 @@ from wherefrom.store import (
     ModelRecord,
     ObjectiveRecord,
     ScanCopy,
-    write_bytes_atomically,
+    file_sha256,
+    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class IndexBuilder:
             curvature = self._fit(source, recipe, fisher)
             encoder, dtype = self._encoder(curvature)
             notes = self._check_vacuity(source, curvature)
-            write_bytes_atomically(folder / ENCODER_FILE, encoder_bytes(encoder))
+            write_atomically(folder / ENCODER_FILE, partial(save_encoder, encoder))
             table = DocumentTable.create(
                 folder,
                 metadata=source.metadata,
@@ -209,7 +210,7 @@ class IndexBuilder:
                     dtype=dtype,
                     bytes_per_document=width * encoder.dimension,
                     seed=self._options.seed,
-                    file_sha256=hashlib.sha256((folder / ENCODER_FILE).read_bytes()).hexdigest(),
+                    file_sha256=file_sha256(folder / ENCODER_FILE),
                 ),
                 corpus=CorpusRecord(
                     documents=len(table),

@@ -10,14 +10,14 @@ from torch import nn
 
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, load_encoder
-from wherefrom.errors import MismatchError, ModelError
+from wherefrom.errors import IntegrityError, MismatchError, ModelError
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.fingerprints import Fingerprint, check_fingerprint, fingerprint
 from wherefrom.gradients.layers import Layer, select_layers
 from wherefrom.gradients.models import LoadedModel, ModelSource, load_recorded
 from wherefrom.gradients.objectives import Objective, TextObjective, objective_from
 from wherefrom.gradients.pretrained import load_tokenizer
-from wherefrom.store import Manifest, ModelRecord
+from wherefrom.store import Manifest, ModelRecord, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,8 +97,7 @@ def load_asker(
     layers = _layers(path, manifest, loaded.module)
     extractor = GradientExtractor(loaded.module, objective, layers)
     encoder = load_encoder(
-        path / ENCODER_FILE,
-        manifest.encoder.file_sha256,
+        _checked(path / ENCODER_FILE, manifest.encoder.file_sha256),
         layers,
         kind=manifest.curvature.kind,
         damping=manifest.curvature.damping,
@@ -110,6 +109,15 @@ def load_asker(
         device=extractor.device,
     )
     return Asker(extractor, encoder)
+
+
+def _checked(file: Path, sha256: str) -> Path:
+    """The path of a file, if its digest is the recorded one."""
+    if not file.is_file():
+        raise IntegrityError(f"{file} is missing; build the index again")
+    if file_sha256(file) != sha256:
+        raise IntegrityError(f"{file} differs from the manifest's SHA-256; build the index again")
+    return file
 
 
 def _tokenizer(

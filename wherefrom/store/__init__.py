@@ -11,10 +11,15 @@ An index is a directory::
 
 from __future__ import annotations
 
-from wherefrom.store.digests import content_hash
+from wherefrom.store.digests import content_hash, file_sha256
 from wherefrom.store.directory import SCAN_DIRECTORY, begin_build, build_info, state
 from wherefrom.store.documents import DocumentTable
-from wherefrom.store.durable import fsync_tree, storage_errors, write_bytes_atomically
+from wherefrom.store.durable import (
+    fsync_tree,
+    storage_errors,
+    write_atomically,
+    write_bytes_atomically,
+)
 from wherefrom.store.filters import Condition, Where, parse_where, parse_wheres
 from wherefrom.store.manifest import (
     AdapterRecord,
@@ -54,10 +59,12 @@ __all__ = [
     "begin_build",
     "build_info",
     "content_hash",
+    "file_sha256",
     "fsync_tree",
     "parse_where",
     "parse_wheres",
     "state",
     "storage_errors",
+    "write_atomically",
     "write_bytes_atomically",
 ]

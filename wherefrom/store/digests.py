@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import CorpusError
 from wherefrom.records import Document
+from wherefrom.store.durable import storage_errors
 
-__all__ = ["DIGEST_SIZE", "content_hash", "row_digests", "utf8"]
+__all__ = ["DIGEST_SIZE", "content_hash", "file_sha256", "row_digests", "utf8"]
 
 DIGEST_SIZE = 16
 _NULL = -1
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +172,17 @@ def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _tag(values: NDArray[Any]) -> str:
     return str(values.dtype.newbyteorder("<").str)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, read a piece at a time.
+
+    Raises:
+        StorageError: The disk refuses.
+        OSError: There is no such file.
+    """
+    digest = hashlib.sha256()
+    with storage_errors(path), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

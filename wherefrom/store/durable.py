@@ -10,13 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from wherefrom.errors import StorageError
 
-__all__ = ["fsync_directory", "fsync_tree", "storage_errors", "write_bytes_atomically"]
+__all__ = [
+    "fsync_directory",
+    "fsync_tree",
+    "storage_errors",
+    "write_atomically",
+    "write_bytes_atomically",
+]
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there or choose another place",
@@ -93,14 +99,25 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         StorageError: The disk refuses; what stood at ``path`` before still does.
     """
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Have a file written so that any reader sees all of it or none.
+
+    Args:
+        path: The file.
+        write: Called with another path, to write it there.
+
+    Raises:
+        StorageError: The disk refuses; what stood at ``path`` before still does.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(target):
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write(temporary)
+            _fsync(temporary)
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)

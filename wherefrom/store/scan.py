@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherefrom.errors import IntegrityError
+from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, storage_errors
 from wherefrom.store.manifest import ScanRecord
@@ -32,7 +33,6 @@ _LARGEST_CODE = 127
 _SCALE_BITS = 24
 _ROUNDING = 1 + 1e-12
 _ENTRIES_PER_BATCH = 1 << 20
-_HASH_BLOCK = 1 << 20
 _TYPES: dict[str, np.dtype[Any]] = {
     "codes": np.dtype("i1"),
     "scale": np.dtype("<f8"),
@@ -130,7 +130,7 @@ class ScanCopy:
         for name, dtype in _TYPES.items():
             path = folder / f"{name}.npy"
             arrays[name] = _map(path, dtype, _shape(name, record.rows, record.width))
-            if verify and _sha256(path) != record.files.get(path.name):
+            if verify and file_sha256(path) != record.files.get(path.name):
                 raise _damaged(path, "its SHA-256 is not the manifest's")
         return cls(**arrays)
 
@@ -232,14 +232,6 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
         found = f"{array.dtype} of shape {array.shape}"
         raise _damaged(path, f"it holds {found}, not {dtype} of shape {shape}")
     return np.asarray(array)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with storage_errors(path), open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, cause: str) -> IntegrityError:
