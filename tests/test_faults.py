@@ -214,12 +214,12 @@ def multiplication_by_the_curvature(patch: pytest.MonkeyPatch) -> None:
 def _rotated(
     patch: pytest.MonkeyPatch, change: Callable[[LayerPair, Eigenbasis], tuple[LayerPair, Any]]
 ) -> None:
-    original = GradientRotation._kronecker
+    original = GradientRotation._rotated_sides
 
-    def kronecker(self: GradientRotation, pair: LayerPair, basis: Eigenbasis) -> Tensor:
+    def rotated_sides(self: GradientRotation, pair: LayerPair, basis: Eigenbasis) -> Any:
         return original(self, *change(pair, basis))
 
-    patch.setattr(GradientRotation, "_kronecker", kronecker)
+    patch.setattr(GradientRotation, "_rotated_sides", rotated_sides)
 
 
 def rotation_by_the_transpose(patch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import dense
 import wherefrom as wf
 from small_models import mlp
 from tiny_lm import CONTEXT, text_documents, tiny_llama, tiny_tokenizer, token_log_likelihood
+from wherefrom.gradients import examples as batching
 from wherefrom.gradients.batches import document_key
 from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.layers import select_layers
@@ -394,9 +395,8 @@ def test_scores_depend_on_nothing_but_model_and_documents(
     }
     monkeypatch.setattr(builder, "_LONGEST_SHARD", 3)
     monkeypatch.setattr(builder, "_SHARD_BYTES", 1)
-    monkeypatch.setattr(builder, "_POSITIONS", 20)
+    monkeypatch.setattr(batching, "MOST_POSITIONS", 20)
     monkeypatch.setattr(index_module, "_ROWS_PER_READ", 7)
-    monkeypatch.setattr(index_module, "_MOST_POSITIONS", 20)
     variants["small shards"] = scores("shards")
     # A stored float16 may round to the other side: one part in 2048 of the largest entries.
     allowed = np.abs(usual).max() * np.array([1e-7 if encoder == "none" else 1e-3, 1e-9])

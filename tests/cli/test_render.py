@@ -163,12 +163,12 @@ def test_another_damping_and_residuals_are_told() -> None:
 @pytest.mark.parametrize("width", [40, 100])
 def test_sweeps_are_tables(width: int) -> None:
     rows = tuple(
-        SweepRow(damping, (HOSTILE, "b", "c", "d"), ("e",), overlap, spearman)
+        SweepRow(damping, (HOSTILE, "b", "c", "d"), ("e",), overlap, spearman, None)
         for damping, overlap, spearman in [(0.01, 0.625, 0.5), (10.0, 1.0, -0.25)]
     )
     stream = io.StringIO()
     console = Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
-    sweep_table(DampingSweep(CONTRAST, 0.1, 4, rows), "causal_lm", console)
+    sweep_table(DampingSweep(CONTRAST, "causal_lm", 0.1, 4, rows), console)
     text = stream.getvalue()
     assert max(map(cell_len, text.splitlines())) <= width
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", text)

@@ -239,14 +239,14 @@ class CurvatureContract(ABC):
             assert self.fit(source, 0.0).damping == 0.0
             return
         for refused in (lambda: fitted.with_damping(0.0), lambda: self.fit(source, 0.0)):
-            with pytest.raises(CurvatureError, match=r"layer '\d' is singular \(damping is 0\)"):
+            with pytest.raises(CurvatureError, match=r"layer '\d' is singular and damping is 0"):
                 refused()
 
     def test_no_damping_is_allowed_where_nothing_is_singular(self) -> None:
         case = regular_case()
         fisher: Fisher = "empirical" if self.kind == "datainf" else "expected"
         if not self.zero_damping:
-            with pytest.raises(CurvatureError, match=r"layer '0' is singular \(damping is 0\)"):
+            with pytest.raises(CurvatureError, match=r"layer '0' is singular and damping is 0"):
                 self.fit(pairs(case, fisher), 0.0)
             return
         fitted = self.fit(pairs(case, fisher), 0.0)
@@ -351,7 +351,7 @@ class CurvatureContract(ABC):
         case = dead_case(unused=False)
         if not self.fitted_on:
             return
-        with pytest.raises(CurvatureError, match=r"'dead' is singular \(no gradient reaches it\)"):
+        with pytest.raises(CurvatureError, match=r"'dead' is singular: no gradient reaches it"):
             self.fit(pairs(case, self.fisher("mlp-bias")))
 
     def test_a_layer_that_takes_no_part_is_named(self) -> None:

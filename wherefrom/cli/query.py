@@ -167,7 +167,7 @@ def query(
         if as_json:
             emit_json(found.to_dict())
         else:
-            sweep_table(found, opened.manifest.objective.kind, terminal(width))
+            sweep_table(found, terminal(width))
         return
     answer = opened.query(**asked, k=k, sign=sign, where=where, damping=damping)
     if as_json:

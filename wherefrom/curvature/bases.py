@@ -6,7 +6,7 @@ rows) in a dense one, and ``G`` in the standard one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,9 @@ __all__ = [
     "bases_state",
     "gradients_of",
 ]
+
+
+_PART_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +59,10 @@ class DenseBasis:
 
     q: Tensor
 
+    def coordinates(self, gradients: Tensor) -> Tensor:
+        """``vec(G) Q``, of the shape of the gradients and in the precision of ``q``."""
+        return (gradients.flatten(-2).to(self.q.dtype) @ self.q).reshape(gradients.shape)
+
     def raw(self, coordinates: Tensor) -> Tensor:
         """``Q vec(C)``, float64."""
         flat = coordinates.double().flatten(-2)
@@ -80,6 +87,10 @@ def gradients_of(pair: LayerPair) -> Tensor:
     return torch.bmm(pair.deltas.to(dtype).transpose(1, 2), pair.activations.to(dtype))
 
 
+def _identity(gradients: Tensor) -> Tensor:
+    return gradients
+
+
 class GradientRotation:
     """Documents' gradients in their layers' bases: pairs -> ``[doc, d_out, d_in]``.
 
@@ -94,27 +105,42 @@ class GradientRotation:
 
     def __call__(self, pair: LayerPair) -> Tensor:
         """``[doc, d_out, d_in]`` coordinates of one layer's gradients."""
+        (whole,) = self._parts(pair, len(pair.deltas))
+        return whole
+
+    def parts(self, pair: LayerPair) -> Iterator[Tensor]:
+        """The same, a few documents at a time where a layer is large."""
+        entries = pair.deltas.shape[2] * pair.activations.shape[2]
+        return self._parts(pair, max(1, _PART_BYTES // (4 * entries)))
+
+    def _parts(self, pair: LayerPair, rows: int) -> Iterator[Tensor]:
         basis = self._bases[pair.layer]
         if isinstance(basis, Eigenbasis):
-            return self._kronecker(pair, basis)
-        gradients = gradients_of(pair)
-        if isinstance(basis, StandardBasis):
-            return gradients
-        return (gradients.flatten(1).to(basis.q.dtype) @ basis.q).reshape(gradients.shape)
+            left, right, late = self._rotated_sides(pair, basis)
+        else:
+            dtype = torch.promote_types(pair.activations.dtype, torch.float32)
+            left, right = pair.deltas.to(dtype), pair.activations.to(dtype)
+            late = _identity if isinstance(basis, StandardBasis) else basis.coordinates
+        for start in range(0, len(left), rows):
+            chosen = slice(start, start + rows)
+            yield late(torch.bmm(left[chosen].transpose(1, 2), right[chosen]))
 
-    def _kronecker(self, pair: LayerPair, basis: Eigenbasis) -> Tensor:
+    def _rotated_sides(
+        self, pair: LayerPair, basis: Eigenbasis
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Both sides, rotated token by token where that is cheaper, and what is left to do."""
         dtype = basis.q_in.dtype
         activations, deltas = pair.activations.to(dtype), pair.deltas.to(dtype)
         tokens, d_out, d_in = deltas.shape[1], deltas.shape[2], activations.shape[2]
         early_in, early_out = tokens <= d_out, tokens <= d_in
+
+        def late(gradient: Tensor) -> Tensor:
+            if not early_in:
+                gradient = gradient @ basis.q_in
+            return gradient if early_out else torch.matmul(basis.q_out.T, gradient)
+
         right = self._rotate_input(pair, activations, basis) if early_in else activations
-        left = deltas @ basis.q_out if early_out else deltas
-        gradient = torch.bmm(left.transpose(1, 2), right)
-        if not early_in:
-            gradient = gradient @ basis.q_in
-        if not early_out:
-            gradient = torch.matmul(basis.q_out.T, gradient)
-        return gradient
+        return deltas @ basis.q_out if early_out else deltas, right, late
 
     def _rotate_input(self, pair: LayerPair, activations: Tensor, basis: Eigenbasis) -> Tensor:
         kept = self._rotated

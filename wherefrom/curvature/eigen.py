@@ -33,7 +33,6 @@ from wherefrom.gradients.layers import Layer
 
 __all__ = ["FittedEigen"]
 
-_SINGULAR = 1e-12
 
 _BASES: dict[CurvatureKind, type[Basis]] = {
     "ekfac": Eigenbasis,

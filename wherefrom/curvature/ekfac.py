@@ -66,9 +66,10 @@ def mean_squares(
     sums: list[Tensor | None] = [None] * len(source.layers)
 
     def add(pair: LayerPair) -> None:
-        squares = coordinates(pair).square_().sum(0)
-        total = sums[pair.layer]
-        sums[pair.layer] = squares.double() if total is None else total.add_(squares)
+        for part in coordinates.parts(pair):
+            squares = part.square_().sum(0)
+            total = sums[pair.layer]
+            sums[pair.layer] = squares.double() if total is None else total.add_(squares)
 
     documents = source.run(add)
     result = []

@@ -49,6 +49,7 @@ class Exact:
         sums: list[Tensor | None] = [None] * len(source.layers)
         needed = 8 * sum(layer.size**2 for layer in source.layers)
         largest = max(source.layers, key=lambda layer: layer.size)
+        dtypes = [torch.float32] * len(source.layers)
 
         def add(pair: LayerPair) -> None:
             total = sums[pair.layer]
@@ -67,7 +68,6 @@ class Exact:
             dtypes[pair.layer] = g.dtype
             total.addmm_(g.double().T, g.double())
 
-        dtypes = [torch.float32] * len(source.layers)
         seen = source.run(add)
         bases: list[Basis] = []
         eigenvalues: list[Tensor] = []

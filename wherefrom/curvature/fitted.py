@@ -47,6 +47,9 @@ GradientLabels = Literal["model", "own", "none"]
 Coordinates = Callable[[LayerPair], Tensor]
 """Pairs -> ``[doc, d_out, d_in]`` gradients in the curvature's basis; good for one pass."""
 
+LARGEST_DAMPING = 1e15
+"""Where scores are long since gradient dot products."""
+
 _Self = TypeVar("_Self", bound="FittedCurvature")
 
 
@@ -175,18 +178,24 @@ def require_damping(damping: float) -> None:
     """Refuse what is no damping.
 
     Raises:
-        CurvatureError: It is negative or not finite.
+        CurvatureError: It is no number, negative, or so large that scores would vanish.
     """
-    if not 0.0 <= damping < float("inf"):
-        raise CurvatureError(f"damping={damping} is not allowed; give a number >= 0, as 0.1")
+    if not isinstance(damping, (int, float)) or not 0.0 <= damping <= LARGEST_DAMPING:
+        raise CurvatureError(
+            f"damping={damping!r} is not allowed; give a number from 0 to {LARGEST_DAMPING:.0e}, "
+            "as 0.1"
+        )
 
 
 def singular(layer: Layer, *, dead: bool) -> CurvatureError:
     """What to raise for a block that cannot be inverted."""
-    cause = "no gradient reaches it" if dead else "damping is 0"
+    if dead:
+        return CurvatureError(
+            f"the curvature of layer {layer.name!r} is singular: no gradient reaches it (that of a "
+            "LoRA A is zero while its B is, before training); leave the layer out"
+        )
     return CurvatureError(
-        f"the curvature of layer {layer.name!r} is singular ({cause}); leave the layer out or give "
-        "a damping > 0"
+        f"the curvature of layer {layer.name!r} is singular and damping is 0; give a damping > 0"
     )
 
 
@@ -198,7 +207,7 @@ def require_finite(layer: Layer, values: Tensor, what: str) -> Tensor:
     """
     if not bool(torch.isfinite(values).all()):
         raise CurvatureError(
-            f"{what} of layer {layer.name!r} is not finite: activations or gradients overflow; "
-            "load the model in float32"
+            f"{what} of layer {layer.name!r} is not finite: weights hold NaN, or gradients "
+            "overflow; check the weights, and load a half-precision model in float32"
         )
     return values

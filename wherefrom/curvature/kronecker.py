@@ -23,7 +23,7 @@ from wherefrom.gradients.layers import Layer
 
 __all__ = ["Factors", "fit_factors"]
 
-_SMALLEST_STRIP = 64
+_LOWEST_STRIP, _HIGHEST_STRIP = 64, 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +43,55 @@ class Factors:
     positions: int
 
 
+class _SecondMoment:
+    """A sum of ``v v^T``, float64: its upper triangle, in strips of rows from the diagonal on.
+
+    Four strips are 5/8 of the work and of the memory, more are less; but a strip is a product, and
+    narrow products are slow.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        height = min(max(-(-width // 4), _LOWEST_STRIP), _HIGHEST_STRIP)
+        self._width = width
+        starts = range(0, width, height)
+        shapes = [(min(height, width - start), width - start) for start in starts]
+        sizes = [rows * columns for rows, columns in shapes]
+        buffer = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        parts = zip(torch.split(buffer, sizes), shapes, strict=True)
+        self._strips = [part.view(shape) for part, shape in parts]
+
+    def add(self, vectors: Tensor, dtype: torch.dtype) -> None:
+        """Add ``sum_t v_t v_t^T`` over the leading dimensions of ``[..., d]``."""
+        flat = vectors.reshape(-1, self._width).to(dtype)
+        start = 0
+        for strip in self._strips:
+            strip += flat[:, start : start + len(strip)].T @ flat[:, start:]
+            start += len(strip)
+
+    def eigen(self, count: int, layer: Layer, name: str, dtype: torch.dtype) -> _Eigen:
+        """Eigendecompose the mean over ``count`` vectors; the sum is given up for it."""
+        matrix = torch.zeros(
+            self._width, self._width, dtype=torch.float64, device=self._strips[0].device
+        )
+        start = 0
+        for strip in self._strips:
+            require_finite(layer, strip, f"factor {name}")
+            torch.div(strip, max(count, 1), out=matrix[start : start + len(strip), start:])
+            start += len(strip)
+        del strip
+        self._strips.clear()
+        # In its own place, which LAPACK wants column by column: large factors decide on the peak of
+        # memory. The upper triangle of the matrix is the lower one of its transpose.
+        values, vectors = matrix.new_empty(self._width), matrix.mT
+        torch.linalg.eigh(vectors, UPLO="L", out=(values, vectors))
+        # Rounding leaves eigenvalues of a singular factor at minus nothing.
+        return values.clamp_(min=0.0), vectors.to(dtype)
+
+
+_Eigen = tuple[Tensor, Tensor]
+"""Eigenvalues, and eigenvectors as columns."""
+
+
 class _Covariances:
     """Sums of ``a a^T`` and ``delta delta^T`` over the tokens of a source.
 
@@ -51,9 +100,9 @@ class _Covariances:
     """
 
     def __init__(self, layers: tuple[Layer, ...]) -> None:
-        self.inputs: list[Tensor | None] = [None] * len(layers)
-        self.outputs: list[Tensor | None] = [None] * len(layers)
-        self.input_of: list[int | None] = [None] * len(layers)
+        self.inputs: dict[int, _SecondMoment] = {}
+        self.outputs: dict[int, _SecondMoment] = {}
+        self.input_of: dict[int, int] = {}
         self.positions = [0] * len(layers)
         self.dtype = torch.float32
         self._layers = layers
@@ -61,49 +110,35 @@ class _Covariances:
     def add(self, pair: LayerPair) -> None:
         """Add one pair; activations count in the first backward pass of a batch only."""
         i = pair.layer
-        if self.outputs[i] is None:
-            _require_room(self._layers[i], pair.deltas.device)
         self.dtype = torch.promote_types(self.dtype, pair.activations.dtype)
-        self.outputs[i] = _add_second_moment(self.outputs[i], pair.deltas, self.dtype)
+        self._add(self.outputs, i, pair.deltas)
         if not pair.first:
             return
         self.positions[i] += pair.positions
-        if self.input_of[i] is None:
-            self.input_of[i] = pair.input_of
-        if self.input_of[i] != pair.input_of:
+        if self.input_of.setdefault(i, pair.input_of) != pair.input_of:
             raise CurvatureError(
                 f"layer {self._layers[i].name!r} shares its input with another on some batches and "
                 "not on others (data-dependent routing); leave it out of layers"
             )
         if pair.input_of == i:
-            self.inputs[i] = _add_second_moment(self.inputs[i], pair.activations, self.dtype)
+            self._add(self.inputs, i, pair.activations)
+
+    def _add(self, sums: dict[int, _SecondMoment], layer: int, vectors: Tensor) -> None:
+        if layer not in sums:
+            _require_room(self._layers[layer], vectors.device)
+            sums[layer] = _SecondMoment(vectors.shape[-1], vectors.device)
+        sums[layer].add(vectors, self.dtype)
 
 
 def _require_room(layer: Layer, device: torch.device) -> None:
     """Refuse a layer whose factors would not fit, as those of an output head."""
     d_out, d_in = layer.shape
     require_memory(
-        8 * 3 * max(d_out, d_in) ** 2,  # The largest factor, its eigenvectors and LAPACK's work.
+        8 * 3 * max(d_out, d_in) ** 2,  # The largest factor, and LAPACK's work of twice its size.
         f"the eigenvectors of layer {layer.name!r} ({d_out:,} outputs, {d_in:,} inputs)",
         "leave it out of layers or give curvature='diagonal'",
         device,
     )
-
-
-def _add_second_moment(total: Tensor | None, vectors: Tensor, dtype: torch.dtype) -> Tensor:
-    """Add ``sum_t v_t v_t^T`` over the leading dimensions of ``[..., d]``: the upper triangle.
-
-    Computed in strips of rows, each from the diagonal on: at four strips, 5/8 of the work.
-    """
-    flat = vectors.reshape(-1, vectors.shape[-1]).to(dtype)
-    width = flat.shape[1]
-    if total is None:
-        total = torch.zeros(width, width, dtype=torch.float64, device=flat.device)
-    strip = max(_SMALLEST_STRIP, -(-width // 4))
-    for start in range(0, width, strip):
-        stop = min(start + strip, width)
-        total[start:stop, start:] += flat[:, start:stop].T @ flat[:, start:]
-    return total
 
 
 def fit_factors(source: PairSource) -> tuple[tuple[Factors, ...], int]:
@@ -118,29 +153,18 @@ def fit_factors(source: PairSource) -> tuple[tuple[Factors, ...], int]:
     sums = _Covariances(source.layers)
     documents = source.run(sums.add)
     result: list[Factors] = []
-    shared: dict[int, tuple[Tensor, Tensor]] = {}
+    shared: dict[int, _Eigen] = {}
     for i, layer in enumerate(source.layers):
-        leader, outputs = sums.input_of[i], sums.outputs[i]
-        inputs = None if leader is None else sums.inputs[leader]
-        if leader is None or outputs is None or (inputs is None and leader not in shared):
+        leader = sums.input_of.get(i)
+        if leader is None or (leader not in shared and leader not in sums.inputs):
             raise CurvatureError(
                 f"layer {layer.name!r} takes no part in the model's output; leave it out of layers"
             )
-        if leader not in shared and inputs is not None:
-            inputs /= max(sums.positions[leader], 1)
-            shared[leader] = _eigen(inputs, layer, "A", sums.dtype)
-            sums.inputs[leader] = None
-        outputs /= max(sums.positions[i], 1)
-        values_out, q_out = _eigen(outputs, layer, "S", sums.dtype)
-        sums.outputs[i] = None
+        if leader not in shared:
+            moment = sums.inputs.pop(leader)
+            shared[leader] = moment.eigen(sums.positions[leader], layer, "A", sums.dtype)
         values_in, q_in = shared[leader]
+        moment = sums.outputs.pop(i)
+        values_out, q_out = moment.eigen(sums.positions[i], layer, "S", sums.dtype)
         result.append(Factors(Eigenbasis(q_in, q_out), values_in, values_out, sums.positions[i]))
     return tuple(result), documents
-
-
-def _eigen(matrix: Tensor, layer: Layer, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, and eigenvectors as columns, of a float64 matrix given by its upper triangle."""
-    require_finite(layer, matrix, f"factor {name}")
-    values, vectors = torch.linalg.eigh(matrix, UPLO="U")
-    # Rounding leaves eigenvalues of a singular factor at minus nothing.
-    return values.clamp_(min=0.0), vectors.to(dtype)

@@ -41,6 +41,7 @@ MOST_ITERATIONS = 1000
 """Most steps of the recursion."""
 
 _POWER_STEPS = 100
+_PROBED = 4
 _CHECK_EVERY = 25
 
 
@@ -62,7 +63,7 @@ class LiSSA:
     passes: ClassVar[int] = 1
 
     def fit(self, source: PairSource, *, documents: int | None = None) -> FittedLiSSA:
-        """One pass over pseudo-gradients; a mean gradient is solved to report the residual.
+        """One pass over pseudo-gradients; some are solved to report the residual.
 
         Raises:
             CurvatureError: They do not fit in memory or are not finite, a layer takes no part or
@@ -125,7 +126,7 @@ class FittedLiSSA(FittedCurvature):
         documents: How many documents the gradients are of.
         damping: ``lambda_l`` in units of the layer's mean eigenvalue.
         stored_damping: That of the documents' side.
-        report: ``iterations`` and ``residual`` of the mean gradient, the largest of all layers.
+        report: ``iterations`` and ``residual`` of some of the gradients, the largest of all.
         tolerance: Relative residual at which the recursion stops.
         most_iterations: Most steps of the recursion.
     """
@@ -254,10 +255,11 @@ class FittedLiSSA(FittedCurvature):
         return float((errors / sizes.clamp_min(torch.finfo(torch.float64).tiny)).max())
 
     def probe(self) -> dict[str, float]:
-        """``iterations`` and ``residual`` for the mean gradient, the largest of all layers."""
+        """``iterations`` and ``residual`` for some of the gradients, the largest of all layers."""
         iterations, residual = 0, 0.0
         for i, layer in enumerate(self.layers):
-            g = self.gradients[i].double().mean(0).reshape(layer.shape)
+            some = self.gradients[i][:: -(-len(self.gradients[i]) // _PROBED)]
+            g = some.double().reshape(-1, *layer.shape)
             solved, steps = self.recursion(i, g)
             iterations = max(iterations, steps)
             residual = max(residual, self.residual(i, g, solved))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -11,13 +12,19 @@ from wherefrom.errors import CurvatureError
 __all__ = ["require_memory"]
 
 _SHARE = 0.5
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def _limit(device: torch.device) -> int:
     """Bytes that a curvature may take: half of the device's memory."""
     if device.type == "cuda":
         return int(_SHARE * torch.cuda.get_device_properties(device).total_memory)
-    return int(_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        allowed = _CONTAINER.read_text()
+    except OSError:  # Not Linux, or no limit on the container.
+        allowed = "max"
+    return int(_SHARE * (min(physical, int(allowed)) if allowed.strip().isdigit() else physical))
 
 
 def require_memory(needed: int, what: str, remedy: str, device: torch.device) -> None:

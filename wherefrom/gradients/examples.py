@@ -9,11 +9,24 @@ import numpy as np
 import torch
 
 from wherefrom.gradients.batches import Batch, batch_by_length, stack_examples
+from wherefrom.gradients.layers import Layer
 from wherefrom.gradients.objectives import TextObjective
 from wherefrom.gradients.tokens import TokenisedDocument
 from wherefrom.records import Document
 
-__all__ = ["Examples", "TensorExamples", "TextExamples", "batches"]
+__all__ = [
+    "MOST_POSITIONS",
+    "Examples",
+    "TensorExamples",
+    "TextExamples",
+    "batches",
+    "documents_at_once",
+]
+
+MOST_POSITIONS = 2048
+"""Most padded positions of a batch; a longer document stands alone."""
+
+_GRADIENT_BYTES = 1 << 28
 
 
 class Examples(Protocol):
@@ -113,11 +126,25 @@ class TensorExamples:
         return self
 
 
+def documents_at_once(wanted: int, layers: Sequence[Layer], copies: int) -> int:
+    """How many documents may run together, at most ``wanted``.
+
+    Args:
+        wanted: If layers are small.
+        layers: Of whose gradients one is held for each document of a batch.
+        copies: Runs of the model for each document.
+    """
+    held = 4 * max(layer.size for layer in layers)
+    return max(1, min(wanted // copies, _GRADIENT_BYTES // held))
+
+
 def batches(
-    examples: Examples, *, max_documents: int, max_positions: int
+    examples: Examples, *, max_documents: int, max_positions: int | None = None
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Every document once, in batches of similar length: ``(positions in examples, batch)``."""
     for chosen in batch_by_length(
-        examples.lengths, max_documents=max_documents, max_positions=max_positions
+        examples.lengths,
+        max_documents=max_documents,
+        max_positions=MOST_POSITIONS if max_positions is None else max_positions,
     ):
         yield chosen, examples.batch(chosen)

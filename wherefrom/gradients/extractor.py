@@ -252,7 +252,9 @@ class Forward:
         masks = []
         for call, part in zip(calls, parts, strict=True):
             copies, positions = len(part) // len(attended), part.shape[1]
-            if call.kind.reads_tokens and positions == attended.shape[1]:
+            if call.kind.reads_tokens and positions == 1 < copies == self._flattened:
+                masks.append(attended)
+            elif call.kind.reads_tokens and positions == attended.shape[1]:
                 masks.append(attended.repeat(1, copies) if copies > 1 else attended)
             elif call.kind.reads_tokens and positions == 1:
                 masks.append(attended.new_ones((len(attended), copies)))
@@ -263,11 +265,18 @@ class Forward:
                 )
         return torch.cat(masks, 1) if len(masks) > 1 else masks[0]
 
+    @property
+    def _flattened(self) -> int:
+        """Rows of a document where a model lays all tokens of a batch one after another (OPT)."""
+        inputs = self.batch.inputs
+        of_tokens = inputs.ndim == 2 and not inputs.dtype.is_floating_point and self._copies == 1
+        return inputs.shape[1] if of_tokens else 1
+
     def _require_documents(self, call: _Call, layer: Layer) -> None:
-        """Refuse an input whose first dimension is not the document, or its copies."""
+        """Refuse an input whose first dimension is not the document, its copies or its tokens."""
         size, given = len(self.batch), call.given
         rows = given.shape[0] if given.ndim >= call.kind.fewest_dimensions else 0
-        if rows not in (size, size * self._copies):
+        if rows not in (size, size * self._copies, size * self._flattened):
             raise ModelError(
                 f"layer {layer.name!r} sees an input of shape {tuple(given.shape)} for a batch of "
                 f"{size} documents; the first dimension must be the document: leave it out of "
@@ -338,7 +347,7 @@ class GradientExtractor:
         """Run the model on a batch, inside :meth:`session`, with every selected layer tapped.
 
         Raises:
-            ModelError: The model fails on these inputs.
+            ModelError: The model fails on these inputs, or its outputs are not a row a document.
         """
         batch = batch.to(self.device)
         recorder = _Recorder(len(self.layers), self.device)
@@ -353,6 +362,12 @@ class GradientExtractor:
                 f"{str(error).splitlines()[0]}"
             ) from error
         recorder.recording = False
+        if not isinstance(outputs, Tensor) or outputs.shape[:1] != (len(batch),):
+            given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ModelError(
+                f"{type(self.objective).__name__}.outputs returned {given} for {len(batch)} "
+                "documents; the first dimension must be the document"
+            )
         return Forward(self.layers, batch, outputs, recorder, self.objective.copies)
 
     def _tap(self, layer: int, kind: Kind) -> Callable[..., Tensor]:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from wherefrom.errors import CurvatureError
+from wherefrom.errors import CurvatureError, ModelError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.counter import key_of
 from wherefrom.gradients.extractor import Consumer, Forward, GradientExtractor
@@ -63,12 +63,18 @@ def true_gradients(extractor: GradientExtractor, batch: Batch, consume: Consumer
         ``[doc]`` log-likelihoods in nats.
 
     Raises:
-        ModelError: A log-likelihood is not finite (the document is named).
+        ModelError: A log-likelihood is not finite (the document is named), or there is not one a
+            document.
     """
     forward = extractor.forward(batch)
     nats, gradient = extractor.objective.differentiate(
         forward.outputs, forward.batch.targets, forward.batch
     )
+    if nats.shape != (len(batch),):
+        raise ModelError(
+            f"{type(extractor.objective).__name__}.log_likelihood returned shape "
+            f"{tuple(nats.shape)} for {len(batch)} documents; it must be one number a document"
+        )
     require_finite(nats, forward.batch)
     forward.backward(gradient, consume)
     return nats

@@ -24,7 +24,7 @@ __all__ = ["Layer", "select_layers", "tapped_modules"]
 
 _GROUPS = ("mlp", "attention", "linear", "lora")
 _MLP_PARTS = ("mlp", "ffn", "ff", "feed_forward", "feedforward", "densereludense", "intermediate")
-_MLP_LAYERS = ("fc1", "fc2")
+_MLP_LAYERS = ("fc1", "fc2", "ffn_output")
 _ATTENTION_PARTS = (
     *("attn", "attn1", "attn2", "attention", "attentions", "self_attn", "self_attention"),
     *("selfattention", "encdecattention", "crossattention", "encoder_attn"),
@@ -144,9 +144,15 @@ class _Candidates:
         """The group that is chosen when the user chooses nothing."""
         if self.adapters:
             return "lora"
-        of_transformers = hasattr(self.model, "get_output_embeddings")
-        has_mlp = any(_part_of(name) == "mlp" for name in self._hidden())
-        return "mlp" if of_transformers and has_mlp else "linear"
+        parts = {_part_of(name) for name in self._hidden()}
+        if not hasattr(self.model, "get_output_embeddings"):
+            return "linear"
+        if "attention" in parts and "mlp" not in parts:
+            raise ModelError(
+                f"{type(self.model).__name__} has attention but no MLP of supported layers "
+                "(experts may be held as one tensor); choose layers='attention' or patterns"
+            )
+        return "mlp" if "mlp" in parts else "linear"
 
     def _hidden(self) -> list[str]:
         """The model's own layers but its output head."""

@@ -153,7 +153,7 @@ class LoraPart:
         """One line for a user who chose this part though it is refused."""
         return (
             f"the LoRA adapter {self.adapter!r} of {self.owner!r} is not supported: "
-            f"{self.refusal}; choose the others by patterns, such as layers='*.q_proj.lora_*'"
+            f"{self.refusal}; merge it for good (merge_and_unload()) and index the merged model"
         )
 
 

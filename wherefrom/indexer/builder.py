@@ -30,7 +30,7 @@ from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
 from wherefrom.encoding.reduction import make_reduction
 from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.examples import batches
+from wherefrom.gradients.examples import batches, documents_at_once
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.fingerprints import fingerprint
 from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
@@ -76,9 +76,8 @@ Documents = str | os.PathLike[str] | Iterable[Document] | tuple[Tensor, Tensor]
 
 _SHARD_BYTES = 1 << 26
 _LONGEST_SHARD = 1024
-_SAMPLE = 48
+_SAMPLE, _SMALLEST_SAMPLE = 48, 6
 _SAMPLE_POSITIONS = 2048
-_POSITIONS = 2048
 
 
 class IndexBuilder:
@@ -131,6 +130,10 @@ class IndexBuilder:
         refuse_taken_path(self._path, overwrite=overwrite)
         self._loaded = load_model(model, device, base=base_model, dtype=dtype)
         tensors = _are_tensors(documents)
+        if objective is not None and not isinstance(objective, Objective):
+            raise ModelError(
+                f"objective is {objective!r}; give an object, such as wf.CausalLM() or your own"
+            )
         if objective is None:
             objective = Classification() if tensors else _objective_for(self._loaded, options.seed)
         if not tensors:
@@ -260,13 +263,14 @@ class IndexBuilder:
 
     def _batch_size(self, source: Source) -> int:
         """Most documents that run together."""
-        at_once = 32 if source.inputs is None else 256
-        return self._options.batch_size or max(1, at_once // self.objective.copies)
+        wanted = 32 if source.inputs is None else 256
+        at_once = documents_at_once(wanted, self._extractor.layers, self.objective.copies)
+        return self._options.batch_size or at_once
 
     def _batches(self, source: Source, chosen: NDArray[np.bool_] | None) -> Iterator[Batch]:
         size = self._batch_size(source)
         for shard in source.shards(_LONGEST_SHARD, chosen):
-            for _, batch in batches(shard.examples, max_documents=size, max_positions=_POSITIONS):
+            for _, batch in batches(shard.examples, max_documents=size):
                 yield batch
 
     def _fit(self, source: Source, recipe: Curvature, fisher: Fisher | None) -> FittedCurvature:
@@ -311,9 +315,7 @@ class IndexBuilder:
             vectors = np.empty((count, encoder.dimension), np.float32)
             norms = np.empty(count)
             with self._extractor.session():
-                for positions, batch in batches(
-                    shard.examples, max_documents=at_once, max_positions=_POSITIONS
-                ):
+                for positions, batch in batches(shard.examples, max_documents=at_once):
                     encoded = encoder.encode(self._extractor, batch)
                     vectors[positions], norms[positions] = encoded.vectors, encoded.norms
                     done += len(batch)
@@ -333,7 +335,8 @@ class IndexBuilder:
     def _check_vacuity(self, source: Source, curvature: FittedCurvature) -> list[str]:
         if curvature.kind == "identity":
             return []  # It is the gradient dot product.
-        at_most = max(_SAMPLE // 4, _SAMPLE // self.objective.copies)
+        at_most = documents_at_once(_SAMPLE, self._extractor.layers, self.objective.copies)
+        at_most = max(at_most, _SMALLEST_SAMPLE)
         chosen = sample(source, at_most, self._options.seed + 1)
         shard = next(source.shards(at_most, chosen))
         count = len(shard.documents)

@@ -27,6 +27,7 @@ _LARGEST_FIELD = 2**31 - 1
 
 _PARSERS: Mapping[str, Callable[[str], MetadataValue]] = {
     "int": int,
+    "long": int,
     "float": float,
     "bool": lambda value: value.lower() == "true",
     "text": str,
@@ -72,8 +73,11 @@ def _column_kinds(lines: Iterable[str], path: Path) -> dict[str, str]:
 
 def _kind(value: str) -> str:
     if _INTEGER.fullmatch(value):
-        # More digits than int64 holds would lose some as a float, and none as text.
-        return "int" if len(value) < 21 and int(value) in _INT64 else "text"
+        # More digits than int64 holds would lose some as a float, and none as text; so would more
+        # than a float holds, in a column of floats.
+        if len(value) >= 21 or int(value) not in _INT64:
+            return "text"
+        return "int" if int(float(value)) == int(value) else "long"
     if _NUMBER.fullmatch(value) and math.isfinite(float(value)):
         return "float"
     return "bool" if value.lower() in ("true", "false") else "text"
@@ -82,6 +86,8 @@ def _kind(value: str) -> str:
 def _common(one: str, other: str) -> str:
     if one == other:
         return one
+    if {one, other} == {"int", "long"}:
+        return "long"
     return "float" if {one, other} == {"int", "float"} else "text"
 
 

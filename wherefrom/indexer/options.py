@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from wherefrom.curvature.fitted import require_damping
 from wherefrom.curvature.kinds import make_curvature
 from wherefrom.errors import CurvatureError, WherefromError
 from wherefrom.gradients.fisher import Fisher
@@ -38,8 +37,9 @@ class BuildOptions:
             WherefromError: An option is out of range.
         """
         labels = make_curvature(self.curvature).labels
-        lowest = 0.0 if labels == "none" else float(np.nextafter(0.0, 1.0))
-        if self.damping is not None and not lowest <= self.damping < float("inf"):
+        if self.damping is not None:
+            require_damping(self.damping)
+        if self.damping == 0.0 and labels != "none":
             raise CurvatureError(
                 f"damping={self.damping} is not allowed; give a number > 0, as 0.1"
             )

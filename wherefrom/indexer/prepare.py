@@ -19,6 +19,7 @@ from wherefrom.records import Document
 __all__ = ["Skipped", "bind_to_text", "passages"]
 
 _AT_ONCE = 256
+_TASKS = ("causal_lm", "masked_lm", "sequence_classification")
 _LISTED = 1000
 
 
@@ -39,6 +40,11 @@ def bind_to_text(
         raise ModelError(
             f"{type(objective).__name__} reads tensors, the documents are text; give "
             "objective=wf.CausalLM(tokenizer) or another over text, or documents=(inputs, targets)"
+        )
+    if loaded.task is not None and objective.kind in _TASKS and objective.kind != loaded.task:
+        raise ModelError(
+            f"objective {objective.kind} does not fit {type(loaded.module).__name__}, which was "
+            f"made for {loaded.task}; leave the objective out, or give another model"
         )
     tokenizer = loaded.tokenizer
     if objective.tokenizer is None and tokenizer is None and loaded.source is not None:

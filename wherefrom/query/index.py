@@ -15,7 +15,13 @@ from torch import Tensor
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.errors import ModelError, QueryError
 from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples, batches
+from wherefrom.gradients.examples import (
+    Examples,
+    TensorExamples,
+    TextExamples,
+    batches,
+    documents_at_once,
+)
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.query.answer import Answer
@@ -32,7 +38,7 @@ from wherefrom.query.questions import (
 )
 from wherefrom.query.search import inner_products, search
 from wherefrom.query.sweep import DampingSweep, dampings_around, sweep_of
-from wherefrom.records import Certificate, Document, Hit, Reduce, Sign
+from wherefrom.records import Certificate, Document, Hit, QuerySet, Reduce, Sign
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, StoredRows, Where
 
 if TYPE_CHECKING:
@@ -43,7 +49,7 @@ __all__ = ["Index", "Tier"]
 Tier = Literal["stored", "exact"]
 
 _ROWS_PER_READ = 1024
-_MOST_POSITIONS = 2048
+_QUERY_BYTES = 1 << 30
 
 
 class Index:
@@ -122,7 +128,7 @@ class Index:
         contrast: str | Tensor | int | None = None,
         inputs: Tensor | None = None,
         target: Tensor | float | None = None,
-        queries: Queries | None = None,
+        queries: Queries | QuerySet | None = None,
         reduce: Reduce = "mean",
         k: int = 10,
         sign: Sign = "both",
@@ -210,8 +216,8 @@ class Index:
         question = self._question(**asked)
         own = self.manifest.curvature.damping
         tried = dampings_around(own, dampings)
-        vectors = [self._encoded([question], damping)[0].vector for damping in (None, *tried)]
-        reference, *others = self._stored_scores(np.stack(vectors))
+        encoded = [self._encoded([question], damping)[0] for damping in (None, *tried)]
+        reference, *others = self._stored_scores(np.stack([one.vector for one in encoded]))
         return sweep_of(
             question.asked,
             self.manifest.objective.kind,
@@ -219,6 +225,7 @@ class Index:
             tried,
             reference,
             np.stack(others),
+            [one.residual for one in encoded[1:]],
             self.doc_ids(),
             k,
         )
@@ -321,9 +328,14 @@ class Index:
         curvature = asker.encoder.curvature
         if damping is not None:
             curvature = curvature.with_damping(damping)
-        solved = preconditioned(asker.extractor, curvature, asked)
-        products = exact_products(asker.extractor, solved, self._documents(), len(self))
-        return products * self.manifest.scale
+        # Preconditioned queries are as large as the layers: as many at once as memory should hold.
+        size = sum(layer.size for layer in asker.extractor.layers)
+        at_once = max(1, _QUERY_BYTES // (8 * size))
+        found = []
+        for start in range(0, len(asked), at_once):
+            solved = preconditioned(asker.extractor, curvature, asked[start : start + at_once])
+            found.append(exact_products(asker.extractor, solved, self._documents(), len(self)))
+        return np.concatenate(found) * self.manifest.scale
 
     def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         out = np.empty((len(vectors), len(self)))
@@ -356,7 +368,9 @@ class Index:
 
     def _documents(self) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """All documents in batches for the model, with their positions in the index."""
-        objective = self._model().extractor.objective
+        extractor = self._model().extractor
+        objective = extractor.objective
+        at_once = documents_at_once(32, extractor.layers, objective.copies)
         for start, rows in self._rows():
             examples: Examples
             if rows.inputs is not None and rows.targets is not None:
@@ -365,11 +379,7 @@ class Index:
                 examples = TextExamples.of(rows.documents(), objective)
             else:
                 raise ModelError(f"{objective.kind} reads tensors, but this index holds text")
-            for chosen, batch in batches(
-                examples,
-                max_documents=max(1, 32 // objective.copies),
-                max_positions=_MOST_POSITIONS,
-            ):
+            for chosen, batch in batches(examples, max_documents=at_once):
                 yield chosen + start, batch
 
 

@@ -45,7 +45,7 @@ class Asked(TypedDict, total=False):
     contrast: str | Tensor | int | None
     inputs: Tensor | None
     target: Tensor | float | None
-    queries: Queries | None
+    queries: Queries | QuerySet | None
     reduce: Reduce
 
 
@@ -63,7 +63,9 @@ class Question:
 
     @property
     def scored_tokens(self) -> int:
-        """Predictions that count, over all terms."""
+        """Predictions that count, over all terms; one an example of tensors."""
+        if self.asked is None:
+            return len(self.terms)
         return sum(
             int(batch.targets.numel() if batch.scored is None else batch.scored.sum())
             for _, batch in self.terms
@@ -94,7 +96,7 @@ def ask(
     contrast: str | Tensor | int | None = None,
     inputs: Tensor | None = None,
     target: Tensor | float | None = None,
-    queries: Queries | None = None,
+    queries: Queries | QuerySet | None = None,
     reduce: Reduce = "mean",
 ) -> Question:
     """The question of one call: a completion, one example, or several reduced to one.
@@ -107,7 +109,7 @@ def ask(
         contrast: What it might have said instead, a completion or a target.
         inputs: One example ``[...]``.
         target: Its target.
-        queries: Several, in place of all above.
+        queries: Several, in place of all above; a set brings its own ``reduce``.
         reduce: How to make one of them.
 
     Raises:
@@ -123,6 +125,8 @@ def ask(
     if queries is not None:
         if contrast is not None:
             raise QueryError("contrast= goes with one query; give wf.Query(..., contrast=...)")
+        if isinstance(queries, QuerySet):
+            return _one_question(asker, record, queries)
         return _reduced(list(questions(asker, record, queries)), reduce)
     if text:
         if completion is None:
@@ -222,7 +226,11 @@ def _reduced(members: Sequence[Question], reduce: Reduce) -> Question:
     if not members:
         raise QueryError("queries are empty; give at least one")
     weight = 1.0 / len(members) if reduce == "mean" else 1.0
-    asked = [member.asked for member in members]
-    single = [query for query in asked if isinstance(query, Query)]
+    single = []
+    for member in members:
+        if isinstance(member.asked, QuerySet):
+            raise QueryError("a set holds single queries only; give wf.Query, not wf.QuerySet")
+        if member.asked is not None:
+            single.append(member.asked)
     terms = tuple(term for member in members for term in _weighted(member, weight))
-    return Question(QuerySet(tuple(single), reduce) if len(single) == len(asked) else None, terms)
+    return Question(QuerySet(tuple(single), reduce) if single else None, terms)

@@ -32,6 +32,7 @@ class SweepRow:
         opponents: Likewise of the k most negative.
         overlap: Share of the own damping's proponents and opponents that are among them too.
         spearman: Rank correlation of the scores of all documents with those under the own damping.
+        residual: Relative residual of the solution, for curvatures solved by iteration.
     """
 
     damping: float
@@ -39,6 +40,7 @@ class SweepRow:
     opponents: tuple[str, ...]
     overlap: float
     spearman: float
+    residual: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def dampings_around(own: float, dampings: Sequence[float] | None) -> tuple[float
     if dampings is None:
         if own == 0.0:
             raise QueryError("the index's damping is 0; say which others to try: dampings=...")
-        return tuple(factor * own for factor in FACTORS)
+        return tuple(float(f"{factor * own:.6g}") for factor in FACTORS)
     if not dampings:
         raise QueryError("dampings are empty; give at least one, as [0.01, 0.1, 1.0]")
     return tuple(float(damping) for damping in dampings)
@@ -100,6 +102,7 @@ def sweep_of(
     dampings: Sequence[float],
     reference: NDArray[np.float64],
     products: NDArray[np.float64],
+    residuals: Sequence[float | None],
     doc_ids: Sequence[str],
     k: int,
 ) -> DampingSweep:
@@ -112,6 +115,7 @@ def sweep_of(
         dampings: The others.
         reference: ``[document]`` scores under the index's damping.
         products: ``[damping, document]`` scores under the others.
+        residuals: Of the solution under each, where there is any.
         doc_ids: Ids of the documents.
         k: How many of each sign to compare.
     """
@@ -120,12 +124,12 @@ def sweep_of(
     order = np.argsort(ids, kind="stable")
     best = _top(ids[order], reference[order], k)
     rows = []
-    for damping, scores in zip(dampings, products, strict=True):
+    for damping, scores, residual in zip(dampings, products, residuals, strict=True):
         found = _top(ids[order], scores[order], k)
         wanted = sum(len(side) for side in best)
         shared = sum(len(set(a) & set(b)) for a, b in zip(best, found, strict=True))
         overlap = shared / wanted if wanted else 1.0
-        rows.append(SweepRow(damping, *found, overlap, _spearman(reference, scores)))
+        rows.append(SweepRow(damping, *found, overlap, _spearman(reference, scores), residual))
     return DampingSweep(query, objective, own, k, tuple(rows))
 
 
