@@ -214,6 +214,50 @@ def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], messag
     assert_refused(tmp_path, WherefromError, message, lambda index: build(index, **options))
 
 
+class Whole(wf.Classification):
+    """One number for the whole batch."""
+
+    def log_likelihood(self, outputs: Tensor, targets: Tensor, batch: Any) -> Tensor:
+        return super().log_likelihood(outputs, targets, batch).sum()
+
+    def differentiate(self, outputs: Tensor, targets: Tensor, batch: Any) -> Any:
+        return wf.Objective.differentiate(self, outputs, targets, batch)
+
+
+class Mixed(wf.Classification):
+    """Outputs of all documents added up."""
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().outputs(model, batch).sum(0, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Whole(), "one number a document"),
+        (Mixed(), "first dimension must be the document"),
+        (Whole, "give an object"),
+    ],
+)
+def test_objectives_that_mix_documents_are_refused(
+    tmp_path: Path, objective: Any, message: str
+) -> None:
+    assert_refused(
+        tmp_path,
+        ModelError,
+        message,
+        lambda path: wf.build(mlp(), tensors(), path, objective=objective, fisher="empirical"),
+    )
+
+
+def test_an_objective_that_the_model_was_not_made_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="objective masked_lm does not fit LlamaForCausalLM"):
+        wf.build(
+            tiny_llama(), text_documents(), tmp_path / "i", objective=wf.MaskedLM(tiny_tokenizer())
+        )
+    assert not (tmp_path / "i").exists()
+
+
 class Logarithm(nn.Module):
     """NaN for documents with a negative input."""
 

@@ -287,6 +287,15 @@ class TestQuestions:
         (scores,) = index.scores([wf.QuerySet((self.A, self.C), "sum")], tier="stored")
         assert [hit.score for hit in both.proponents] == sorted(scores, reverse=True)[:3]
 
+    def test_a_set_may_be_asked_as_it_is(self, index: wf.Index) -> None:
+        queries = wf.QuerySet((self.A, self.C), "sum")
+        answer = index.query(queries=queries, k=3)
+        assert answer.query == queries
+        other = index.query(queries=[self.A, self.C], reduce="sum", k=3)
+        assert answer.proponents == other.proponents
+        with pytest.raises(QueryError, match="single queries only"):
+            index.query(queries=[self.A, queries])
+
     def test_tensor_contrasts(self, tmp_path: Path) -> None:
         index = build("ekfac", tmp_path / "i")
         x = CASE.asked_x[0]
@@ -309,6 +318,7 @@ class TestQuestions:
             ({"queries": [wf.Query("b", " c")], "reduce": "max"}, "'max' is unknown"),
             ({"queries": [wf.Query("b", " c")], "contrast": " d"}, "goes with one query"),
             ({"queries": wf.Query("b", " c")}, r"give a list: \[query\]"),
+            ({"completion": " war", "damping": 1e16}, "from 0 to 1e"),
             ({"completion": " a", "contrast": 3}, "contrast= is a int"),
             ({"completion": " a", "contrast": ""}, "completion is empty"),
             ({"inputs": torch.zeros(5), "target": 0}, "index holds text"),

@@ -245,6 +245,33 @@ def test_padding_counts_nothing_in_any_copy(objective: Classification) -> None:
     assert torch.equal(kept, case.batch([0, 1, 2]).attended[:, None].expand(-1, copies, -1))
 
 
+def test_tokens_laid_one_after_another() -> None:
+    """OPT's feed-forward layers see ``[doc x token, d]``."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(6)
+    config = OPTConfig(
+        vocab_size=23,
+        hidden_size=8,
+        ffn_dim=10,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        word_embed_proj_dim=8,
+        dropout=0.0,
+    )
+    model = OPTForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.4)
+    case = lm_case("opt", model, "mlp")
+    require_truth(case)
+    found = pairs(case, list(range(case.count)))
+    attended = case.batch(list(range(case.count))).attended
+    assert attended is not None
+    assert all(pair.positions == int(attended.sum()) for pair in found.values())
+
+
 HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Rounding errors of the two half precisions."""
 

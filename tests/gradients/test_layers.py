@@ -188,3 +188,22 @@ class TestPatterns:
         model["two"].weight = model["one"].weight
         with pytest.raises(ModelError, match="share a weight but not a bias"):
             select_layers(model)
+
+
+def test_a_model_whose_experts_are_one_tensor_has_no_default() -> None:
+    """Its attention alone would be taken for the whole."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=23,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    model = MixtralForCausalLM(config)
+    with pytest.raises(ModelError, match="experts may be held as one tensor"):
+        select_layers(model)
+    assert len(select_layers(model, "attention")) == 4
