@@ -25,7 +25,18 @@ from benchmarks.table import figure_table
 
 __all__ = ["BENCHMARKS", "main"]
 
-BENCHMARKS = ("build_cost", "memory", "scan_speed", "cold_start", "against_kronfluence")
+BENCHMARKS = (
+    "build_cost",
+    "memory",
+    "scan_speed",
+    "cold_start",
+    "curvatures",
+    "datainf_solve",
+    "fit_memory",
+    "minilm",
+    "smollm2",
+    "against_kronfluence",
+)
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS = Path(__file__).resolve().parent / "results"
