@@ -28,6 +28,7 @@ from wherefrom.curvature.fitted import (
     require_damping,
     singular,
 )
+from wherefrom.curvature.memory import require_memory
 from wherefrom.curvature.samples import keep_gradients, squared_norms
 from wherefrom.gradients.fisher import PairSource
 from wherefrom.gradients.layers import Layer
@@ -71,6 +72,12 @@ class LiSSA:
         """
         require_damping(self.damping)
         gradients, seen = keep_gradients(source, "lissa", documents)
+        require_memory(
+            sum(8 * min(g.shape) ** 2 for g in gradients) + max(8 * g.numel() for g in gradients),
+            "the Gram matrices of curvature='lissa' and a layer's gradients in float64",
+            "fit on fewer documents (fit_documents=), or give curvature='ekfac'",
+            gradients[0].device,
+        )
         made = FittedLiSSA(
             source.layers,
             gradients,
