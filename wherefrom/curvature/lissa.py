@@ -73,8 +73,8 @@ class LiSSA:
         require_damping(self.damping)
         gradients, seen = keep_gradients(source, "lissa", documents)
         require_memory(
-            sum(8 * min(g.shape) ** 2 for g in gradients) + max(8 * g.numel() for g in gradients),
-            "the Gram matrices of curvature='lissa' and a layer's gradients in float64",
+            sum(8 * min(g.shape) ** 2 for g in gradients),
+            "the Gram matrices of the gradients that curvature='lissa' keeps",
             "fit on fewer documents (fit_documents=), or give curvature='ekfac'",
             gradients[0].device,
         )
