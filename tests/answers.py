@@ -21,8 +21,8 @@ INDEX = {
     "curvature": "ekfac",
     "damping": 0.1,
     "fisher": "sampled",
-    "encoder": "sketch",
-    "bytes_per_document": 4096,
+    "encoder": "sketch 32768, rotated, 1 bit",
+    "bytes_per_document": 4096.0,
     "weights_sha256": "cd" * 32,
 }
 
@@ -35,9 +35,25 @@ def hit(rank: int, score: float, **fields: Any) -> Hit:
         "parent_id": None,
         "char_start": 0,
         "tokens": 12,
-        "norm": 1.0,
+        "norm": 2.0,
+        "cosine": 10 * score,
+        "relatif": score / 2,
+        "percentile": None,
     }
     return Hit(rank=rank, score=score, **{**values, **fields})
+
+
+def certificate(**fields: Any) -> Certificate:
+    values: dict[str, Any] = {
+        "tier": "stored",
+        "certified": True,
+        "documents": 4321,
+        "candidates": 57,
+        "backend": "scan",
+        "next_proponent": 0.00123,
+        "next_opponent": 0.00099,
+    }
+    return Certificate(**{**values, **fields})
 
 
 def answer(**fields: Any) -> Answer:
@@ -45,10 +61,13 @@ def answer(**fields: Any) -> Answer:
         "query": Query("The Union shall", " be preserved"),
         "proponents": (hit(1, 0.0123456), hit(2, 0.00617)),
         "opponents": (hit(1, -0.003086, doc_id="message 9"),),
-        "certificate": Certificate("stored", True, 4321, 57, 0.00123),
+        "certificate": certificate(),
         "log_likelihood": -3.25,
         "scored_tokens": 2,
+        "sign": "both",
+        "normalise": "none",
         "damping": 0.1,
+        "refined": 0,
         "residual": None,
         "index": INDEX,
         "where": {"year": [("<", 1900)], "party": [("!=", None)]},

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +24,8 @@ from wherefrom.gradients.batches import document_key
 from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.layers import select_layers
 from wherefrom.indexer import builder
-from wherefrom.query import index as index_module
+from wherefrom.query import documents as reading
+from wherefrom.query.options import QueryOptions
 
 TOKENIZER = tiny_tokenizer()
 QUESTIONS = [
@@ -47,6 +48,13 @@ FILTERS: dict[str, tuple[dict[str, Any], Callable[[wf.Document], bool]]] = {
         ),
     ),
     "nothing": ({"year": (">", 3000)}, lambda d: False),
+}
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "none": {"encoder": "none"},
+    "sketch": {"encoder": "sketch", "bits": 16, "bytes_per_document": 512},
+    "signs": {"encoder": "sketch", "bits": 1, "bytes_per_document": 64},
 }
 
 
@@ -378,8 +386,7 @@ def test_scores_depend_on_nothing_but_model_and_documents(
         given: dict[str, Any] = {
             "documents": documents,
             "objective": wf.CausalLM(tiny_tokenizer()),
-            "encoder": encoder,
-            "bytes_per_document": 256,
+            **BUDGETS[encoder],
             **changes,
         }
         index = wf.build(tiny_llama(), given.pop("documents"), tmp_path / name, **given)
@@ -396,7 +403,7 @@ def test_scores_depend_on_nothing_but_model_and_documents(
     monkeypatch.setattr(builder, "_LONGEST_SHARD", 3)
     monkeypatch.setattr(builder, "_SHARD_BYTES", 1)
     monkeypatch.setattr(batching, "MOST_POSITIONS", 20)
-    monkeypatch.setattr(index_module, "_ROWS_PER_READ", 7)
+    monkeypatch.setattr(reading, "_ROWS_PER_READ", 7)
     variants["small shards"] = scores("shards")
     # A stored float16 may round to the other side: one part in 2048 of the largest entries.
     allowed = np.abs(usual).max() * np.array([1e-7 if encoder == "none" else 1e-3, 1e-9])
@@ -404,7 +411,7 @@ def test_scores_depend_on_nothing_but_model_and_documents(
         assert (np.abs(found - usual).max((1, 2)) <= allowed).all(), name
 
 
-@pytest.mark.parametrize("encoder", ["none", "sketch"])
+@pytest.mark.parametrize("encoder", BUDGETS)
 def test_building_and_asking_twice_gives_the_same_bits(tmp_path: Path, encoder: str) -> None:
     first, second = (
         wf.build(
@@ -412,12 +419,11 @@ def test_building_and_asking_twice_gives_the_same_bits(tmp_path: Path, encoder: 
             text_documents(18),
             tmp_path / name,
             objective=wf.CausalLM(TOKENIZER),
-            encoder=encoder,
-            bytes_per_document=512,
+            **BUDGETS[encoder],
         )
         for name in "ab"
     )
-    unstamped = [i.manifest.model_dump(exclude={"created"}) for i in (first, second)]
+    unstamped = [i.manifest.model_dump(exclude={"created", "seconds_per_document"}) for i in (first, second)]
     assert unstamped[0] == unstamped[1]
     assert first.vectors().tobytes() == second.vectors().tobytes()
     reopened = wf.open(first.path, model=tiny_llama(), objective=wf.CausalLM(TOKENIZER))
@@ -437,7 +443,7 @@ def test_building_and_asking_twice_gives_the_same_bits(tmp_path: Path, encoder: 
     assert json.loads(first.query(prompt="gold", completion=" silver").to_json())["contract"]
 
 
-@pytest.mark.parametrize("encoder", ["none", "sketch"])
+@pytest.mark.parametrize("encoder", BUDGETS)
 def test_a_query_is_the_same_to_the_bit_alone_and_among_others(
     tmp_path: Path, encoder: str
 ) -> None:
@@ -446,8 +452,7 @@ def test_a_query_is_the_same_to_the_bit_alone_and_among_others(
         text_documents(),
         tmp_path / "i",
         objective=wf.CausalLM(TOKENIZER),
-        encoder=encoder,
-        bytes_per_document=512,
+        **BUDGETS[encoder],
     )
     together = index.encode(QUESTIONS), index.scores(QUESTIONS, tier="stored")
     at = {doc_id: i for i, doc_id in enumerate(index.doc_ids())}
@@ -455,11 +460,22 @@ def test_a_query_is_the_same_to_the_bit_alone_and_among_others(
         assert index.encode([query]).tobytes() == together[0][row].tobytes()
         alone = index.scores([query], tier="stored")
         assert alone.tobytes() == together[1][row].tobytes()
-        answer = index.query(prompt=query.prompt, completion=query.completion, k=20)
+        asked: Any = {"prompt": query.prompt, "completion": query.completion, "k": 20}
+        answer = index.query(**asked, rerank="stored")
         for hit in (*answer.proponents, *answer.opponents):
             assert hit.score == together[1][row, at[hit.doc_id]]
         shown = len(answer.proponents) + len(answer.opponents)
         assert shown == np.count_nonzero(together[1][row])
+    for rerank in ("stored", "recompute"):
+        options = QueryOptions(k=3, candidates=4, rerank=cast("Any", rerank))
+        for query, answer in zip(QUESTIONS, index.answers(QUESTIONS, options), strict=True):
+            asked = {"prompt": query.prompt, "completion": query.completion, "k": 3}
+            alone = index.query(**asked, candidates=4, rerank=cast("Any", rerank))
+            assert unstamped(alone) == unstamped(answer)
+
+
+def unstamped(answer: wf.Answer) -> dict[str, Any]:
+    return {name: value for name, value in answer.to_dict().items() if name != "seconds"}
 
 
 def test_stored_scores_are_products_of_the_vectors_shown(tmp_path: Path) -> None:
@@ -472,6 +488,7 @@ def test_stored_scores_are_products_of_the_vectors_shown(tmp_path: Path) -> None
             objective=wf.CausalLM(TOKENIZER),
             fisher="empirical",
             encoder="sketch",
+            bits=16,
             bytes_per_document=512,
             seed=seed,
         )
@@ -508,21 +525,36 @@ def test_the_curvature_may_be_fitted_on_a_sample(tmp_path: Path, wanted: float, 
 
 
 @pytest.mark.parametrize(
-    ("budget", "kind", "dimension", "stored"),
-    [(2880, "none", 720, 2880), (2879, "sketch", 720, 1440), (129, "sketch", 64, 128)],
+    ("wanted", "reduce", "bits", "dimension", "stored"),
+    [
+        ({"bytes_per_document": 2880}, "none", 32, 720, 2880),
+        ({"bytes_per_document": 2879, "bits": 16}, "none", 16, 720, 1440),
+        ({"bytes_per_document": 128, "encoder": "sketch", "bits": 4}, "sketch", 4, 256, 128),
+        ({"bytes_per_document": 64, "encoder": "energy", "bits": 2}, "energy", 2, 256, 64),
+        ({"bytes_per_document": 80, "encoder": "random", "bits": 16}, "random", 16, 40, 80),
+        ({"encoder": "none", "bits": 1}, "none", 1, 720, 90),
+        ({"encoder": "none", "pca": 5, "bits": 8}, "none", 8, 5, 5 + 4 * 720 * 5 / 8),
+        ({"encoder": "none", "fidelity": 0.5}, "none", 1, 720, 90),
+    ],
 )
-def test_the_budget_decides_on_the_encoder(
-    tmp_path: Path, budget: int, kind: str, dimension: int, stored: int
+def test_an_encoder_is_what_was_asked_for(
+    tmp_path: Path,
+    wanted: dict[str, Any],
+    reduce: str,
+    bits: int,
+    dimension: int,
+    stored: float,
 ) -> None:
     index = wf.build(
         tiny_llama(),
         text_documents(8),
         tmp_path / "i",
         objective=wf.CausalLM(TOKENIZER),
-        bytes_per_document=budget,
+        **wanted,
     )
     record = index.manifest.encoder
-    assert (record.kind, record.dimension, record.bytes_per_document) == (kind, dimension, stored)
+    assert (record.reduce, record.bits, record.dimension) == (reduce, bits, dimension)
+    assert record.bytes_per_document == stored
     assert index.vectors().shape == (8, dimension)
 
 

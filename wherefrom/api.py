@@ -30,7 +30,10 @@ def build(
     fisher: Fisher | None = None,
     layers: str | Sequence[str] | None = None,
     encoder: str = "auto",
-    bytes_per_document: int = 4096,
+    bits: int | None = None,
+    pca: int | None = None,
+    bytes_per_document: int | None = None,
+    fidelity: float | None = None,
     fit_documents: int | float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -65,9 +68,17 @@ def build(
             classes) or ``empirical``, the true labels.
         layers: ``mlp`` (default for transformers), ``attention``, ``linear`` (default elsewhere),
             ``lora`` (default for adapters), or glob patterns of module names.
-        encoder: ``sketch`` (float16), ``none`` (all coordinates, float32), or ``auto``: ``none`` if
-            that fits the budget.
-        bytes_per_document: Budget of a stored vector.
+        encoder: How vectors are shortened: ``sketch``, ``energy``, ``random`` (the baseline),
+            ``none`` (all coordinates), or ``auto``: the best that the budget allows, measured on a
+            sample of the documents. See ``docs/guide.md``.
+        bits: Of a stored entry: 1, 2, 4, 8 (integers with one scale a vector), 16 or 32 (floats);
+            chosen by measurement by default, and 32 for ``none`` without a budget.
+        pca: Project what the encoder leaves on so many directions, fitted on a sample; their basis
+            counts in the bytes.
+        bytes_per_document: Budget of a stored vector; 4096 by default, and without limit if a
+            fidelity is asked for.
+        fidelity: Take the smallest encoder with that recall (top 10 in 100) and that correlation of
+            summed scores with uncompressed ones, as 0.95.
         fit_documents: Fit the curvature on so many documents (int) or such a share (float), chosen
             by a hash of their ids; all by default.
         batch_size: Most documents that run together.
@@ -91,7 +102,10 @@ def build(
         fisher=fisher,
         layers=layers,
         encoder=encoder,
+        bits=bits,
+        pca=pca,
         bytes_per_document=bytes_per_document,
+        fidelity=fidelity,
         fit_documents=fit_documents,
         batch_size=batch_size,
         seed=seed,

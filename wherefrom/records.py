@@ -13,17 +13,22 @@ from typing import Literal
 
 __all__ = [
     "SCORE_CONTRACT",
+    "Background",
     "Certificate",
     "Document",
     "Hit",
     "Message",
     "MetadataValue",
+    "Normalise",
     "Progress",
     "Query",
     "QuerySet",
+    "Recall",
     "Reduce",
+    "Rerank",
     "Sign",
     "Span",
+    "Tier",
 ]
 
 SCORE_CONTRACT = (
@@ -35,6 +40,9 @@ MetadataValue = str | int | float | bool | None
 Span = tuple[int, int]
 Sign = Literal["both", "proponents", "opponents"]
 Reduce = Literal["mean", "sum"]
+Tier = Literal["stored", "exact"]
+Rerank = Literal["auto", "stored", "recompute"]
+Normalise = Literal["none", "cosine", "relatif"]
 
 Progress = Callable[[str, int, int], None]
 """``progress(phase, done, total)``: called as work advances; ``total`` is fixed within a phase."""
@@ -144,8 +152,15 @@ class Hit:
         parent_id: The document this passage was cut from, if any.
         char_start: Where the passage starts in its parent.
         tokens: Number of scored tokens.
-        norm: Norm of the document's uncompressed vector; where documents and queries are whitened
-            alike, its square is N times the self-influence.
+        norm: Norm of the document's uncompressed vector (of the coordinates that ``energy`` keeps);
+            where documents and queries are whitened alike, its square is N times the
+            self-influence.
+        cosine: Of the query's vector and the document's in the whitened space: the score without
+            the lengths of either.
+        relatif: The score divided by ``norm``: influence for each unit of the document's own
+            (l-RelatIF, Barshan et al. 2020).
+        percentile: Share of random document/query pairs with a smaller cosine, in per cent;
+            ``None`` where the index holds no background.
     """
 
     rank: int
@@ -157,6 +172,50 @@ class Hit:
     char_start: int
     tokens: int
     norm: float
+    cosine: float
+    relatif: float
+    percentile: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """How much of the true top k an answer holds that is not proved to hold all of it.
+
+    Attributes:
+        estimate: Expected share of the true lists, both together, from 0 to 1.
+        low: Lower end of the confidence interval.
+        high: Its upper end.
+        confidence: Of the interval.
+        sample: Random documents that were scored exactly to learn how far stored scores lie off.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Whether the strongest hits stand out from chance.
+
+    A list stands out if its strongest hit has a cosine beyond 99 % of random document/query pairs
+    and, for stored scores, beyond what the noise of the encoder alone reaches among so many
+    documents.
+
+    Attributes:
+        pairs: Random document/query pairs that hits are compared with.
+        noise: Cosine that the encoder's noise alone would reach; ``None`` for exact scores and
+            for encoders without noise.
+        proponents: Whether they stand out; ``None`` if there are none.
+        opponents: Likewise.
+    """
+
+    pairs: int
+    noise: float | None
+    proponents: bool | None
+    opponents: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +225,25 @@ class Certificate:
     Attributes:
         tier: ``stored``: scores are inner products of stored vectors; ``exact``: of uncompressed
             whitened gradients computed anew.
-        certified: Whether the lists are proved to be the true top k of that tier.
+        certified: Whether the lists are proved to be the true top k of that tier (of exact scores,
+            up to the rounding of the model's own arithmetic).
         documents: Documents searched, after the filter.
         candidates: Documents whose score was computed in full.
-        next_bound: Upper bound of the absolute score of every document that was not a candidate
-            (``None`` when all were).
+        backend: What found the candidates; it never decides a score.
+        next_proponent: Upper bound of what proponents are ranked by, for every document that was
+            no candidate; ``None`` when all were, or nothing is proved.
+        next_opponent: Likewise for opponents, in absolute value.
+        recall: Estimated, where the lists are not certified.
+        background: Whether the strongest hits stand out from chance; ``None`` where the index holds
+            no background.
     """
 
-    tier: Literal["stored", "exact"]
+    tier: Tier
     certified: bool
     documents: int
     candidates: int
-    next_bound: float | None
+    backend: str
+    next_proponent: float | None
+    next_opponent: float | None
+    recall: Recall | None = None
+    background: Background | None = None

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -14,27 +16,40 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wherefrom import __version__
+from wherefrom.cli import accelerate as accelerate_command
 from wherefrom.cli import build as build_command
+from wherefrom.cli import query as query_command
 from wherefrom.cli.main import commands
 from wherefrom.curvature.kinds import CURVATURE_KINDS
+from wherefrom.encoding.stages import CODE_BITS, REDUCTIONS
 from wherefrom.gradients.fingerprints import DTYPES
-from wherefrom.records import SCORE_CONTRACT, Document
+from wherefrom.query.options import QueryOptions
+from wherefrom.records import SCORE_CONTRACT, Document, Normalise, Rerank, Sign
 from wherefrom.store import (
+    AcceleratorKind,
     AdapterRecord,
+    BackgroundRecord,
+    ChoiceRecord,
     CorpusRecord,
     CurvatureRecord,
     DocumentTable,
     EncoderRecord,
+    FidelityRecord,
     LayerRecord,
     Manifest,
     ModelRecord,
     ObjectiveRecord,
     ScanCopy,
+    TriedRecord,
     begin_build,
 )
 
 CONTEXT = click.Context(commands)
 COMMANDS = [commands.get_command(CONTEXT, name) for name in commands.list_commands(CONTEXT)]
+
+
+FIDELITY = FidelityRecord(documents=3, queries=2, recall=0.975, correlation=0.875, noise=0.0625)
+MEASURED = ("recall", "correlation", "noise")
 
 
 def run(*arguments: str | os.PathLike[str]) -> Result:
@@ -59,7 +74,7 @@ def index(tmp_path: Path) -> Path:
     path = tmp_path / "my.index"
     begin_build(path, {})
     table = DocumentTable.create(
-        path, metadata={"year": "int64"}, dimension=2, dtype="float32", inputs=None
+        path, metadata={"year": "int64"}, dimension=2, bits=32, inputs=None
     )
     documents = [Document(f"d{i}", f"text {i}", {"year": 1900 + i}) for i in range(3)]
     vectors = np.eye(3, 2, dtype=np.float32)
@@ -91,12 +106,38 @@ def index(tmp_path: Path) -> Path:
             report={"iterations": 57.0, "residual": 0.00012345},
         ),
         encoder=EncoderRecord(
-            kind="sketch",
+            name="sketch 2, fp32",
+            reduce="sketch",
+            reduced=2,
+            rotate=False,
+            bits=32,
             dimension=2,
-            dtype="float32",
             bytes_per_document=8,
             seed=5,
             file_sha256="00",
+            fidelity=FIDELITY,
+            choice=ChoiceRecord(
+                bytes_per_document=8,
+                fidelity=0.5,
+                documents=3,
+                queries=2,
+                tried=(
+                    TriedRecord(
+                        encoder="sketch 2, fp32",
+                        bytes_per_document=8,
+                        chosen=True,
+                        **{name: getattr(FIDELITY, name) for name in MEASURED},
+                    ),
+                    TriedRecord(
+                        encoder="energy 2, fp32",
+                        bytes_per_document=8,
+                        chosen=False,
+                        recall=0.5,
+                        correlation=0.25,
+                        noise=0.125,
+                    ),
+                ),
+            ),
         ),
         corpus=CorpusRecord(
             documents=3, parents=2, tokens=12, skipped=("e",), skipped_count=1, content_sha256="ee"
@@ -105,6 +146,14 @@ def index(tmp_path: Path) -> Path:
         metadata={"year": "int64"},
         store=table.seal(),
         scan=ScanCopy.build(table, path / "scan"),
+        background=BackgroundRecord(
+            pairs=6,
+            queries=2,
+            seed=5,
+            levels=(0.0, 0.01, 0.99, 1.0),
+            quantiles=(-0.9, -0.25, 0.5, 1.0),
+        ),
+        seconds_per_document=0.0123,
         versions={"wherefrom": "0.1.0", "torch": "2.13.0"},
         replay="wherefrom build docs.jsonl",
         warnings=("the curvature does next to nothing",),
@@ -179,6 +228,44 @@ def test_version() -> None:
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "1.5"],
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "many"],
         ["build", "c", "--model", "m", "--index", "i", "--fit-documents", "nan.0"],
+        ["build", "c", "--model", "m", "--index", "i", "--encoder", "zip"],
+        ["build", "c", "--model", "m", "--index", "i", "--bits", "3"],
+        ["build", "c", "--model", "m", "--index", "i", "--pca", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--bytes-per-document", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--fidelity", "0"],
+        ["build", "c", "--model", "m", "--index", "i", "--fidelity", "1.01"],
+        ["build", "c", "--model", "m", "--index", "i", "--fidelity", "nan"],
+        ["build", "c", "--model", "m", "--index", "i", "--fidelity", "high"],
+        ["accelerate", "--kind", "lance-ivf"],
+        ["accelerate", "x", "--kind", "annoy"],
+        ["query", "x", "--completion", "y", "--normalise", "l2"],
+        ["query", "x", "--completion", "y", "--rerank", "never"],
+        ["query", "x", "--completion", "y", "--rerank-seconds", "-1"],
+        ["query", "x", "--completion", "y", "--rerank-seconds", "nan"],
+        ["query", "x", "--completion", "y", "--rerank-seconds", "1", "--rerank", "recompute"],
+        ["query", "x", "--completion", "y", "--candidates", "0"],
+        ["query", "x", "--completion", "y", "--candidates", "9", "--rerank", "stored"],
+        ["query", "x", "--completion", "y", "--refine", "-1"],
+        ["query", "x", "--completion", "y", "--refine", "1", "--damping", "1"],
+        ["query", "x", "--completion", "y", "--refine", "1", "--refine-damping", "-1"],
+        ["query", "x", "--completion", "y", "--refine-damping", "1"],
+        ["query", "x", "--completion", "y", "--refine-documents", "1"],
+        ["query", "x", "--completion", "y", "--refine", "1", "--refine-documents", "0"],
+        ["query", "x", "--completion", "y", "--backend", "annoy"],
+        ["query", "x", "--completion", "y", "--backend", "lance-ivf", "--normalise", "cosine"],
+        *(
+            ["query", "x", "--completion", "y", "--sweep-damping", *options]
+            for options in (
+                ["--normalise", "cosine"],
+                ["--rerank", "recompute"],
+                ["--rerank-seconds", "1"],
+                ["--candidates", "9"],
+                ["--refine", "1"],
+                ["--refine", "1", "--refine-damping", "1"],
+                ["--refine-documents", "9"],
+                ["--backend", "lance-ivf"],
+            )
+        ),
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
@@ -192,6 +279,23 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
 def test_choices_are_those_of_the_library() -> None:
     assert build_command.CURVATURES == CURVATURE_KINDS
     assert set(build_command.DTYPES) == set(DTYPES)
+    assert ("auto", *REDUCTIONS) == build_command.ENCODERS
+    assert build_command.BITS == CODE_BITS
+    assert get_args(AcceleratorKind) == accelerate_command.KINDS
+    assert ("scan", *get_args(AcceleratorKind)) == query_command.BACKENDS
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    (query,) = (command for command in COMMANDS if command and command.name == "query")
+    with query.make_context("query", ["x", "--completion", "y"]) as context:
+        given = context.params
+    options = {field.name: getattr(QueryOptions(), field.name) for field in fields(QueryOptions)}
+    assert options.pop("where") == {}
+    assert given["clauses"] == ()
+    assert {name: given[name] for name in options} == options
+    for name, kinds in (("sign", Sign), ("normalise", Normalise), ("rerank", Rerank)):
+        (option,) = (parameter for parameter in query.params if parameter.name == name)
+        assert option.type.choices == get_args(kinds)
 
 
 @pytest.mark.parametrize("option", ["--prompt", "--completion", "--contrast"])
@@ -201,7 +305,9 @@ def test_text_that_is_no_unicode_is_wrong_usage(index: Path, option: str) -> Non
     assert "not valid UTF-8" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["info"], ["query", "--completion", "x"]])
+@pytest.mark.parametrize(
+    "command", [["info"], ["query", "--completion", "x"], ["accelerate", "--kind", "lance-ivf"]]
+)
 def test_what_is_no_index(tmp_path: Path, command: list[str]) -> None:
     name, *options = command
     assert "does not exist" in error_line(run(name, tmp_path / "absent", *options))
@@ -246,7 +352,15 @@ def test_info_tells_everything(index: Path) -> None:
         "curvature lissa, damping 0.1, sampled Fisher, fitted on 3 documents, seed 5, "
         "iterations 57, residual 0.0001234",
         "N = 3 documents",
-        "encoder sketch, 2 x float32, 8 bytes per document",
+        "encoder sketch 2, fp32: 8 bytes per document, seed 5",
+        "fidelity 97.5% of the true top 10 are among its best 100; sums of scores over random "
+        "subsets correlate at 0.875 (3 sampled documents, 2 held-out queries)",
+        "asked for at most 8 bytes per document and fidelity 0.5",
+        "tried sketch 2, fp32: 8 bytes, recall 0.975, correlation 0.875, noise 0.0625 (chosen)",
+        "tried energy 2, fp32: 8 bytes, recall 0.500, correlation 0.250, noise 0.125 background",
+        "background 6 random document/query pairs (2 queries), 98% of their cosines between -0.25 "
+        "and +0.5",
+        "exact scores 12.3 ms per document",
         f"size on disk {size / 1000:.1f} kB",
         "created 2026-01-01T00:00:00+00:00",
         "wherefrom 0.1.0, torch 2.13.0",

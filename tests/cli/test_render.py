@@ -7,19 +7,29 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from answers import CLASSIFIED, CONTRAST, HOSTILE, QUERIES, answer, hit, hostile_answers
+from answers import (
+    CLASSIFIED,
+    CONTRAST,
+    HOSTILE,
+    QUERIES,
+    answer,
+    certificate,
+    hit,
+    hostile_answers,
+)
 from wherefrom.cli.render import answer_table, emit_json, print_facts, terminal
 from wherefrom.cli.stability import sweep_table
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.sweep import DampingSweep, SweepRow
-from wherefrom.query.wording import certificate_in_words
-from wherefrom.records import SCORE_CONTRACT, Certificate, Query, QuerySet
+from wherefrom.query.wording import PERCENTILE, certificate_in_words
+from wherefrom.records import SCORE_CONTRACT, Background, Query, QuerySet
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7][;m]")
 
@@ -47,7 +57,7 @@ def test_table_tells_everything() -> None:
     assert words(first) == "1 +0.0123 1861 Abraham Lincoln – speech 1"
     assert words(lines[lines.index(first) + 1]).startswith("The Union")
     assert text.index("+0.00617") < text.index("Opponents") < text.index("-0.00309")
-    assert words(text).endswith(f"{certificate_in_words(answer().certificate)} {SCORE_CONTRACT}")
+    assert words(text).endswith(f"{certificate_in_words(answer())} {SCORE_CONTRACT}")
 
 
 def test_unasked_sign_has_no_table() -> None:
@@ -61,8 +71,8 @@ def test_unasked_sign_has_no_table() -> None:
     [(0, "No document passes the filter."), (5, "No document has influence in the direction")],
 )
 def test_empty_answer_says_why(documents: int, reason: str) -> None:
-    certificate = Certificate("stored", True, documents, 0, None)
-    assert reason in shown(answer(proponents=(), opponents=(), certificate=certificate))
+    found = certificate(documents=documents, candidates=0)
+    assert reason in shown(answer(proponents=(), opponents=(), certificate=found))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
@@ -72,7 +82,12 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
         query=Query("wide 字 " * 30, " so be it" * 30),
         proponents=(hit(1, -1.23e-7, metadata=crowd, text="統一 " * 200, doc_id="x" * 90),),
     )
-    for one in (answer(), wide, answer(query=QUERIES), *hostile_answers()):
+    ranked = replace(
+        wide,
+        proponents=tuple(replace(one, percentile=99.9) for one in wide.proponents),
+        normalise="relatif",
+    )
+    for one in (answer(), wide, ranked, answer(query=QUERIES), *hostile_answers()):
         lines = shown(one, width).splitlines()
         assert max(map(cell_len, lines)) <= width
     assert "…" in shown(wide, width)
@@ -158,6 +173,57 @@ def test_another_damping_and_residuals_are_told() -> None:
     text = words(shown(answer(damping=0.5, residual=0.00312)))
     assert "damping 0.5 for this answer; the index was built with 0.1" in text
     assert "residual 0.0031 of the query's gradient left unsolved" in text
+
+
+def test_refined_questions_are_told_of() -> None:
+    text = words(shown(answer(refined=1, damping=20.0, residual=0.6)))
+    assert "refined 1 step of conjugate gradients on the Gauss-Newton matrix of all" in text
+    assert "residual 0.6 of" in text
+    assert "damping 20 for this answer" not in text
+
+
+@pytest.mark.parametrize(
+    ("width", "row"), [(100, "1 +0.500 97.3 a"), (40, "1 +0.500 a · pct 97.3")]
+)
+def test_percentiles_have_a_column_where_there_is_room(width: int, row: str) -> None:
+    one = hit(1, 0.5, doc_id="a", text="", metadata={}, percentile=97.34)
+    text = shown(answer(proponents=(one,), opponents=()), width)
+    assert row in words(text)
+    assert words(text).endswith(f"{SCORE_CONTRACT} pct = {PERCENTILE}")
+    assert "pct" not in shown(answer(), width)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "how", "row"),
+    [
+        ("cosine", "cosine in the whitened space # cosine nats", "1 +5.00 +0.500 speech 1"),
+        (
+            "relatif",
+            "l-RelatIF (score / norm of the document) # l-RelatIF nats",
+            "1 +0.250 +0.500 speech 1",
+        ),
+    ],
+)
+def test_other_rankings_are_shown_first(normalise: str, how: str, row: str) -> None:
+    one = hit(1, 0.5, metadata={})
+    text = words(shown(answer(proponents=(one,), opponents=(), normalise=normalise)))
+    assert f"they make the completion more likely; ranked by {how}" in text
+    assert row in text
+
+
+def test_fewer_documents_are_shown_and_the_certificate_is_of_all() -> None:
+    stream = io.StringIO()
+    answer_table(answer(), Console(file=stream, width=100), 1)
+    assert "speech 1" in stream.getvalue()
+    assert "speech 2" not in stream.getvalue()
+    assert words(stream.getvalue()).count(certificate_in_words(answer())) == 1
+
+
+def test_verdicts_on_chance_follow_the_certificate() -> None:
+    background = Background(5000, None, False, None)
+    text = words(shown(answer(certificate=certificate(background=background))))
+    verdict = "Proponents do not stand out: random document/query pairs reach as far."
+    assert f"for opponents). {verdict} score =" in text
 
 
 @pytest.mark.parametrize("width", [40, 100])

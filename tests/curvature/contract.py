@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from curvature import reference
 from curvature.reference import Applied, LayerTruth, case_of, fishers, pairs, shifted, truth
 from small_models import CASES, Case
-from wherefrom.curvature.fitted import Curvature, CurvatureKind, FittedCurvature
+from wherefrom.curvature.fitted import Curvature, CurvatureKind, FittedCurvature, Rectangles
 from wherefrom.curvature.kinds import curvature_from_state
 from wherefrom.errors import CurvatureError
 from wherefrom.gradients.batches import Batch
@@ -61,9 +61,14 @@ class Sides:
         return found
 
 
-def _coordinates(case: Case, fitted: FittedCurvature, batch: Batch) -> list[Tensor]:
+def _coordinates(
+    case: Case,
+    fitted: FittedCurvature,
+    batch: Batch,
+    rectangles: Rectangles | None = None,
+) -> list[Tensor]:
     extractor = reference.extractor_of(case)
-    coordinates = fitted.coordinates()
+    coordinates = fitted.coordinates(rectangles)
     found: list[Tensor] = [torch.empty(0)] * len(fitted.layers)
 
     def keep(pair: LayerPair) -> None:
@@ -106,6 +111,8 @@ class CurvatureContract(ABC):
     """Whether scores are more than gradient dots, each layer with a weight."""
     zero_damping: ClassVar[bool] = True
     """Whether damping may be 0 where nothing is singular."""
+    knows_energy: ClassVar[bool] = True
+    """Whether eigenvalues are at hand."""
 
     @abstractmethod
     def recipe(self, damping: float) -> Curvature:
@@ -188,6 +195,49 @@ class CurvatureContract(ABC):
             assert not asking.whitens(i)
             mean = self.mean_inverse(applied, layer, other)
             assert asking.mean_inverse(i) == pytest.approx(mean, rel=1e-7)
+
+    # Coordinates.
+
+    def test_expected_energies_are_those_of_the_dense_operator(self, name: str) -> None:
+        """``Lambda / (Lambda + lambda)``, under the damping of the documents' side."""
+        fisher = self.fisher(name)
+        fitted = self.fitted(name, fisher)
+        for i, (layer, known) in enumerate(zip(fitted.layers, truth(name, fisher), strict=True)):
+            energy = fitted.expected_energy(i)
+            assert (energy is not None) is self.knows_energy
+            if energy is None:
+                continue
+            inverse = self.inverse(known, self.damping)
+            trace = float(torch.linalg.inv(inverse).diagonal().mean())
+            lam = trace * self.damping / (1.0 + self.damping)
+            units = torch.eye(layer.size, dtype=torch.float64).reshape(-1, *layer.shape)
+            basis = fitted.raw(i, units).flatten(1)
+            expected = 1.0 - lam * ((basis @ inverse) * basis).sum(1).reshape(layer.shape)
+            close(energy, expected, 1e-6)
+            assert torch.equal(fitted.with_damping(3.0).expected_energy(i), energy)
+
+    def test_rectangles_of_coordinates_are_parts_of_the_whole(self, name: str) -> None:
+        """Whatever their form: all, none, one row, some columns, in any order."""
+        sides = self.sides(name, self.fisher(name))
+        generator = torch.Generator().manual_seed(0)
+        for number in range(6):
+            rectangles = []
+            for layer in sides.fitted.layers:
+                d_out, d_in = layer.shape
+                counts = {0: (d_out, d_in), 1: (0, 0), 2: (1, d_in), 3: (d_out, 1)}.get(
+                    number, (max(1, d_out // 2), max(1, d_in // 3))
+                )
+                sides_of = zip(layer.shape, counts, strict=True)
+                rows, columns = (torch.randperm(d, generator=generator)[:k] for d, k in sides_of)
+                rectangles.append((rows, columns))
+            batch = sides.case.batch(list(range(sides.case.count)))
+            found = _coordinates(sides.case, sides.fitted, batch, rectangles)
+            for part, whole, (rows, columns) in zip(found, sides.known, rectangles, strict=True):
+                expected = whole[:, rows[:, None], columns]
+                assert part.shape == expected.shape
+                if part.numel():
+                    allowed = 1e-12 * float(whole.abs().max())
+                    torch.testing.assert_close(part, expected, rtol=0.0, atol=allowed)
 
     # Damping.
 

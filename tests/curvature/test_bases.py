@@ -69,3 +69,23 @@ def test_eigenvectors_of_a_shared_input_are_stored_once(kind: str) -> None:
     state = fitted.state()
     assert {key for key in state if key.endswith("q_in")} == {f"{i}.q_in" for i in (0, 2, 3, 5)}
     assert fitted.bases[1].q_in is fitted.bases[0].q_in
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (1, 2), (2, 7), (3, 1), (0, 0)])
+def test_a_rectangle_is_a_part_and_the_whole_is_never_formed(
+    tokens: int, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is the whole; one side at least is short before the sum over tokens."""
+    given = pair(tokens, 3, 7)
+    basis = Eigenbasis(orthogonal(7), orthogonal(3))
+    whole = GradientRotation((basis,))(given)
+    chosen = torch.randperm(3)[:rows], torch.randperm(7)[:columns]
+    summed = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: summed.append(bmm(a, b)) or summed[-1])
+    found = GradientRotation((basis,), [chosen])(given)
+    assert found.shape == (4, rows, columns)
+    torch.testing.assert_close(found, whole[:, chosen[0][:, None], chosen[1]])
+    (once,) = summed
+    assert once.shape[1] == rows or once.shape[2] == columns

@@ -70,6 +70,7 @@ class TestLiSSA(CurvatureContract):
     tolerance = 1e-6
     whitens = False
     zero_damping = False
+    knows_energy = False
 
     def recipe(self, damping: float) -> Curvature:
         return LiSSA(damping, tolerance=1e-9, most_iterations=20_000)
@@ -93,6 +94,7 @@ class TestDataInf(CurvatureContract):
     telling = "lora-llama"
     more_than_weights = False
     zero_damping = False
+    knows_energy = False
 
     def recipe(self, damping: float) -> Curvature:
         return make_curvature("datainf", damping)
@@ -117,6 +119,7 @@ class TestIdentity(CurvatureContract):
     kind = "identity"
     damping = 0.0
     fitted_on = False
+    knows_energy = False
 
     def recipe(self, damping: float) -> Curvature:
         return make_curvature("identity", damping)

@@ -1,11 +1,9 @@
-"""The encoder equals explicit scaling of dense gradients, and comes back from disk unchanged."""
+"""Scaling and reducing: the encoder equals explicit scaling of dense gradients."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,60 +12,16 @@ from torch import Tensor
 
 import dense
 from curvature.reference import case_of, extractor_of, pairs, shifted, truth
+from encoding.encoders import CASES, KINDS, WHITENING, ask, encode, fit, sizes, sketched, whole
 from small_models import Case
-from wherefrom.curvature import datainf
 from wherefrom.curvature.eigen import FittedEigen
-from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.curvature.kinds import make_curvature
 from wherefrom.encoding.encoder import Encoder
-from wherefrom.encoding.persistence import load_encoder, save_encoder
-from wherefrom.encoding.reduction import NoReduction, Sketch, make_reduction
-from wherefrom.errors import CurvatureError, IntegrityError, ModelError
+from wherefrom.encoding.factory import make_encoder
+from wherefrom.encoding.reduction import NoReduction, Sketch
+from wherefrom.encoding.stages import Stages
+from wherefrom.errors import CurvatureError, ModelError
 from wherefrom.gradients.batches import Batch
-
-CASES = ["mlp-bias", "mlp-no-bias", "shared", "conv-groups", "llama-mlp", "gpt2-linear"]
-KINDS = ["ekfac", "kfac", "diagonal", "identity", "datainf", "datainf-scanned", "lissa", "exact"]
-WHITENING = [kind for kind in KINDS if kind not in ("datainf-scanned", "lissa")]
-DAMPINGS = {"identity": 0.0, "lissa": 20.0}
-
-
-@cache
-def fit(name: str, kind: str = "ekfac") -> FittedCurvature:
-    recipe = make_curvature(kind.removesuffix("-scanned"), DAMPINGS.get(kind))
-    with pytest.MonkeyPatch.context() as patch:
-        if kind.endswith("-scanned"):
-            patch.setattr(datainf, "LARGEST_WHITENED_BLOCK", 0)
-        return recipe.fit(pairs(case_of(name), "empirical"))
-
-
-def sizes(fitted: FittedCurvature) -> tuple[int, ...]:
-    return tuple(layer.size for layer in fitted.layers)
-
-
-def whole(fitted: FittedCurvature) -> Encoder:
-    return Encoder(fitted, NoReduction(sizes(fitted)))
-
-
-def sketched(fitted: FittedCurvature) -> Encoder:
-    return Encoder(fitted, Sketch(sizes(fitted), 24, seed=5))
-
-
-def encode(case: Case, encoder: Encoder, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and norms of documents."""
-    extractor = extractor_of(case)
-    with extractor.session():
-        encoded = encoder.encode(extractor, case.batch(rows))
-    return encoded.vectors, encoded.norms
-
-
-def ask(
-    case: Case, encoder: Encoder, batch: Batch, damping: float | None = None
-) -> tuple[np.ndarray, float | None]:
-    """Vectors of queries, and the residual of their solution."""
-    extractor = extractor_of(case)
-    with extractor.session():
-        encoded = encoder.encode_query(extractor, batch, damping=damping)
-    return encoded.vectors, encoded.residual
 
 
 def whitened(case: Case, fitted: FittedEigen, row: int) -> list[Tensor]:
@@ -131,8 +85,9 @@ def test_shares_of_layers_sum_to_the_product(name: str, reduction: str) -> None:
             for i, v in enumerate(fitted.eigenvalues)
         ]
         chosen = replace(fitted, eigenvalues=tuple(values))
-        made = make_reduction(reduction, sizes(fitted), 40, 3)
-        return encode(case, Encoder(chosen, made), rows)[0].astype(np.float64)
+        reduced = 40 if reduction == "sketch" else sum(sizes(fitted))
+        stages = Stages(reduction, reduced, 32, rotate=False, seed=3)
+        return encode(case, make_encoder(chosen, stages), rows)[0].astype(np.float64)
 
     together = vectors(None)
     parts = [vectors(i) for i in range(len(fitted.layers))]
@@ -264,87 +219,6 @@ def test_an_encoder_keeps_nothing_of_another_damping() -> None:
     assert encode(case, encoder, rows)[0].tobytes() == before.tobytes()
     assert encode(case, Encoder(first, reduction), rows)[0].tobytes() == before.tobytes()
     assert np.linalg.norm(damped) < 0.5 * np.linalg.norm(before)
-
-
-# On disk.
-
-
-def read(path: Path, fitted: FittedCurvature, **changes: object) -> Encoder:
-    given = {
-        "kind": fitted.kind,
-        "damping": fitted.damping,
-        "documents": fitted.documents,
-        "report": fitted.report,
-        "reduction": "sketch",
-        "dimension": 24,
-        "seed": 5,
-        "device": torch.device("cpu"),
-        "layers": fitted.layers,
-        **changes,
-    }
-    return load_encoder(path, **given)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, "ekfac") for name in CASES] + [("llama-mlp", k) for k in KINDS[1:]]
-)
-def test_an_encoder_comes_back_from_disk_with_the_same_bits(
-    tmp_path: Path, name: str, kind: str
-) -> None:
-    case, fitted = case_of(name), fit(name, kind)
-    encoder = sketched(fitted)
-    save_encoder(encoder, tmp_path / "encoder")
-    restored = read(tmp_path / "encoder", fitted)
-    rows = list(range(case.count))
-    for one, other in zip(encode(case, encoder, rows), encode(case, restored, rows), strict=True):
-        assert one.tobytes() == other.tobytes()
-    batch = shifted(case, rows)
-    for damping in (None, 30.0):
-        one, residual = ask(case, encoder, batch, damping)
-        other, again = ask(case, restored, batch, damping)
-        assert one.tobytes() == other.tobytes()
-        assert residual == again
-    assert restored.curvature.kind == fitted.kind
-    assert restored.curvature.damping == fitted.damping
-    save_encoder(restored, tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "encoder").read_bytes()
-    reseeded = read(tmp_path / "encoder", fitted, seed=6)
-    assert not np.array_equal(encode(case, reseeded, rows)[0], encode(case, encoder, rows)[0])
-
-
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    """Flipped bits are found by the file's digest, which is checked where the index is opened."""
-    fitted = fit("mlp-bias")
-    path = tmp_path / "encoder"
-    save_encoder(sketched(fitted), path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        read(path, fitted)
-    path.unlink()
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        read(path, fitted)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "identity"])
-def test_an_encoder_of_other_layers_is_refused(tmp_path: Path, kind: str) -> None:
-    fitted = fit("mlp-bias", kind)
-    save_encoder(sketched(fitted), tmp_path / "encoder")
-    with pytest.raises(CurvatureError, match="another shape"):
-        read(tmp_path / "encoder", fitted, layers=fitted.layers[::-1])
-    other = fit("llama-mlp")
-    with pytest.raises(CurvatureError, match=r"shape|lacks"):
-        read(tmp_path / "encoder", fitted, layers=other.layers)
-
-
-def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    """What one kind stores is not taken for another's."""
-    fitted = fit("mlp-bias", "diagonal")
-    save_encoder(sketched(fitted), tmp_path / "encoder")
-    for kind in ("ekfac", "kfac", "exact", "datainf", "lissa"):
-        with pytest.raises(CurvatureError, match="lacks"):
-            read(tmp_path / "encoder", fitted, kind=kind)
-    with pytest.raises(CurvatureError, match="needs a newer wherefrom"):
-        read(tmp_path / "encoder", fitted, kind="shampoo")
 
 
 def test_a_loss_that_is_not_finite_names_its_document() -> None:

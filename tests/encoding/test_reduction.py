@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wherefrom.encoding.reduction import NoReduction, Reduction, Sketch, make_reduction
-from wherefrom.errors import WherefromError
+from wherefrom.encoding.reduction import NoReduction, Reduction, Sketch
 
 SIZES = (37, 16, 1, 50)
 
@@ -42,8 +41,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def test_none_keeps_every_coordinate_in_its_place() -> None:
     vectors = normal(3, sum(SIZES))
-    reduction = make_reduction("none", SIZES, 0, 0)
-    assert isinstance(reduction, NoReduction)
+    reduction = NoReduction(SIZES)
     assert reduction.dimension == sum(SIZES)
     assert torch.equal(reduced(reduction, split(vectors)), vectors)
 
@@ -148,14 +146,3 @@ def test_the_sketch_of_a_seed_never_changes() -> None:
         for dimension in (16, 50, 300)
     }
     assert digests == {16: "01784b5fcff740a4", 50: "2cf4db6481f86755", 300: "17ccf595312f8220"}
-
-
-@pytest.mark.parametrize("dimension", [0, -4])
-def test_a_sketch_without_buckets_is_refused(dimension: int) -> None:
-    with pytest.raises(WherefromError, match="at least 1 dimension"):
-        make_reduction("sketch", SIZES, dimension, 0)
-
-
-def test_an_unknown_reduction_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(WherefromError, match="'sketch' or 'none'"):
-        make_reduction("pca", SIZES, 4, 0)

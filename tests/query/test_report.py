@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answers import CLASSIFIED, CONTRAST, HOSTILE, INDEX, QUERIES, answer, hit, hostile_answers
+from answers import (
+    CLASSIFIED,
+    CONTRAST,
+    HOSTILE,
+    INDEX,
+    QUERIES,
+    answer,
+    certificate,
+    hit,
+    hostile_answers,
+)
 from wherefrom.errors import StorageError
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import measurement_of
@@ -20,13 +30,17 @@ from wherefrom.query.printable import excerpt, printable, printable_lines
 from wherefrom.query.report import write_report
 from wherefrom.query.wording import (
     NO_PROOF,
+    PERCENTILE,
+    background_in_words,
     certificate_in_words,
     filter_in_words,
+    index_in_words,
+    percentile_in_words,
     residual_in_words,
     signed,
     worth_in_words,
 )
-from wherefrom.records import SCORE_CONTRACT, Certificate, Query, QuerySet
+from wherefrom.records import SCORE_CONTRACT, Background, Query, QuerySet, Recall
 
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -88,10 +102,10 @@ def test_report_tells_everything(tmp_path: Path) -> None:
         "message 9",
         "president Abraham Lincoln",
         "party –",
-        certificate_in_words(answer().certificate),
+        certificate_in_words(answer()),
         SCORE_CONTRACT,
         NO_PROOF,
-        *(str(value) for value in INDEX.values()),
+        *(value for _, value in index_in_words(INDEX)),
     ):
         assert expected in shown.text, expected
     assert "passage of the book, from character 77" in page(tmp_path, ("", passage)).text
@@ -155,7 +169,7 @@ def test_answers_of_tensors_and_without_documents(tmp_path: Path) -> None:
         query=None,
         proponents=(),
         opponents=(),
-        certificate=Certificate("stored", True, 0, 0, None),
+        certificate=certificate(documents=0, candidates=0),
     )
     shown = page(tmp_path, ("", empty))
     assert "Asked with tensors" in shown.text
@@ -197,18 +211,132 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     assert "be preserved" in (tmp_path / "real.html").read_text("utf-8")
 
 
-def test_certificates_in_words() -> None:
-    def words(*fields) -> str:
-        return certificate_in_words(Certificate(*fields))
+def words(**fields: object) -> str:
+    """The words of a certificate in an answer of two proponents and an opponent."""
+    said = {name: fields.pop(name) for name in ("normalise", "proponents") if name in fields}
+    return certificate_in_words(answer(**said, certificate=certificate(**fields)))
 
-    certified = words("stored", True, 4321, 57, 0.00123456)
-    assert certified.startswith("Certified: no stronger document exists among the 4,321 documents")
-    assert "57 of them were scored in full" in certified
-    assert "0.00123 nats at most" in certified
-    assert "Each of them was scored in full" in words("exact", True, 5, 5, None)
-    assert "uncompressed" in words("exact", True, 5, 5, None)
-    assert words("stored", False, 9, 3, 0.1).startswith("Not certified: the best of 3 candidates")
-    assert words("stored", True, 0, 0, None).startswith("Nothing was searched")
+
+def test_certificates_in_words() -> None:
+    assert words() == (
+        "Certified: no stronger document exists among the 4,321 documents searched, by the scores "
+        "of the stored vectors. 57 of them were scored in full; bounds on all others rule them out "
+        "(at most 0.00123 nats for proponents and 0.00099 nats for opponents)."
+    )
+    one_sign = words(next_opponent=None)
+    assert one_sign.endswith("rule them out (at most 0.00123 nats for proponents).")
+    assert words(next_opponent=None, next_proponent=None).endswith("all others rule them out.")
+    everything = words(tier="exact", documents=57, next_opponent=None, next_proponent=None)
+    assert "by scores of uncompressed gradients, computed anew" in everything
+    assert everything.endswith("Each of them was scored in full.")
+    assert words(certified=False).startswith("Not certified: the best of 57 candidates among 4,321")
+    assert words(certified=False).endswith("a stronger document may be missing.")
+    assert words(documents=0).startswith("Nothing was searched")
+
+
+def test_backends_are_told_where_they_are_not_the_scan() -> None:
+    assert "57 of them, proposed by faiss-flat, were scored" in words(backend="faiss-flat")
+    assert "proposed" not in words()
+
+
+def test_bounds_are_in_the_unit_of_the_ranking() -> None:
+    cosine = words(normalise="cosine")
+    assert "by the cosines of the stored vectors" in cosine
+    assert "(at most a cosine of 0.00123 for proponents and a cosine of 0.00099" in cosine
+    assert "0.00123 nats per unit of norm for proponents" in words(normalise="relatif")
+
+
+def test_estimated_recall_in_words() -> None:
+    recall = Recall(0.9712, 0.9, 1.0, 0.95, 32)
+    fields = {"tier": "exact", "certified": False, "candidates": 232, "recall": recall}
+    assert words(**fields) == (
+        "Not certified: the best of 232 candidates among 4,321 documents, by scores of "
+        "uncompressed gradients, computed anew; they are expected to hold 97% of the true top "
+        "2 + 1 (95% interval 90% to 100%, from 32 random documents scored exactly)."
+    )
+    nearly = {**fields, "recall": Recall(0.9999, 0.998, 1.0, 0.95, 32)}
+    assert "hold over 99% of" in words(**nearly), "only a certificate calls it all"
+    assert "interval over 99% to 100%" in words(**nearly)
+    none = answer(proponents=(), opponents=(), certificate=certificate(**fields))
+    assert certificate_in_words(none).endswith("a stronger document may be missing.")
+    alone = answer(opponents=(), certificate=certificate(**fields))
+    assert "the true top 2 (95%" in certificate_in_words(alone)
+
+
+@pytest.mark.parametrize(
+    ("noise", "proponents", "opponents", "written"),
+    [
+        (None, True, True, "Proponents and opponents stand out from 5,000 random document/query"),
+        (0.1, True, None, "Proponents stand out from 5,000 random document/query pairs."),
+        (None, None, None, None),
+        (
+            None,
+            False,
+            False,
+            "Proponents and opponents do not stand out: random document/query pairs reach as far.",
+        ),
+        (
+            0.1,
+            True,
+            False,
+            "Proponents stand out from 5,000 random document/query pairs. Opponents do not stand "
+            "out: random document/query pairs, or the encoder's own noise, reach as far.",
+        ),
+    ],
+)
+def test_verdicts_on_chance(
+    tmp_path: Path,
+    noise: float | None,
+    proponents: bool | None,
+    opponents: bool | None,
+    written: str | None,
+) -> None:
+    background = Background(5000, noise, proponents, opponents)
+    one = answer(certificate=certificate(background=background))
+    said = background_in_words(one)
+    if written is None:
+        assert said is None
+        assert "stand out" not in page(tmp_path, ("", one)).text
+    else:
+        assert said is not None
+        assert said.startswith(written)
+        assert said in page(tmp_path, ("", one)).text
+    assert background_in_words(answer()) is None
+
+
+def test_percentiles_reach_an_end_only_where_they_do() -> None:
+    shown = {0.0: "0.0", 0.004: "0.1", 50.0: "50.0", 99.99: "99.9", 100.0: "100.0"}
+    assert {value: percentile_in_words(value) for value in shown} == shown
+
+
+def test_percentiles_and_rankings_in_reports(tmp_path: Path) -> None:
+    plain = page(tmp_path, ("", answer())).text
+    assert "ercentile" not in plain
+    assert "ranked by" not in plain
+    ranked = (hit(1, 0.5, percentile=99.97), hit(2, 0.25, percentile=98.0))
+    shown = page(tmp_path, ("", answer(proponents=ranked, opponents=(), normalise="cosine")))
+    for expected in (
+        "more likely; ranked by cosine in the whitened space",
+        "+5.00 cosine · +0.500 nats · percentile 99.9",
+        "percentile 98.0",
+        f"Percentile: {PERCENTILE}.",
+    ):
+        assert expected in shown.text, expected
+    relatif = page(tmp_path, ("", answer(normalise="relatif")))
+    assert "+0.00617 l-RelatIF · +0.0123 nats" in relatif.text
+
+
+def test_bars_follow_the_ranking(tmp_path: Path) -> None:
+    hits = (hit(1, 1.0, cosine=0.8), hit(2, 3.0, cosine=0.2))
+    shown = page(tmp_path, ("", answer(proponents=hits, opponents=(), normalise="cosine")))
+    assert [w for w in shown.values("width") if w != "100%"] == ["100.0%", "25.0%"]
+
+
+def test_refined_questions_are_told_of(tmp_path: Path) -> None:
+    shown = page(tmp_path, ("", answer(refined=5, damping=20.0, residual=0.6))).text
+    assert "Refined: 5 steps of conjugate gradients on the Gauss-Newton matrix" in shown
+    assert "damping 20 Residual: 0.6 of the query's gradient" in shown
+    assert "Damping:" not in shown, "it is another matrix's"
 
 
 def test_filters_in_words() -> None:

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.query.index import Index
-from wherefrom.query.search import Found, inner_products, search
+from wherefrom.query.search import DIRECTIONS, Found, Searcher, inner_products
 from wherefrom.records import Document, Sign
-from wherefrom.store import DocumentTable, ScanCopy
+from wherefrom.store import Bits, DocumentTable, ScanCopy
+from wherefrom.store.quantise import quantise
 from wherefrom.store.scan import encode_rows
 
 Rows = NDArray[np.float32]
 SIGNS: tuple[Sign, ...] = ("both", "proponents", "opponents")
+BITS: tuple[Bits, ...] = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass
@@ -33,19 +35,19 @@ class MemoryTable:
 
     vectors: NDArray[np.float64]
     ids: list[str]
+    norms: NDArray[np.float64]
     read: int = 0
 
     @dataclass
     class Taken:
-        codes: NDArray[np.float64]
+        vectors: NDArray[np.float64]
         doc_ids: list[str]
-
-        def __len__(self) -> int:
-            return len(self.doc_ids)
+        norms: NDArray[np.float64]
 
     def rows(self, ordinals: NDArray[np.int64]) -> Taken:
         self.read += len(ordinals)
-        return self.Taken(self.vectors[ordinals], [self.ids[i] for i in ordinals])
+        ids = [self.ids[i] for i in ordinals]
+        return self.Taken(self.vectors[ordinals], ids, self.norms[ordinals])
 
 
 def shuffled_ids(count: int) -> list[str]:
@@ -53,14 +55,50 @@ def shuffled_ids(count: int) -> list[str]:
     return [f"d{i:05d}" for i in np.random.default_rng(count).permutation(count)]
 
 
+def stored(vectors: Rows, bits: Bits = 32) -> tuple[MemoryTable, ScanCopy]:
+    """A table of these vectors and its scan copy."""
+    kept = quantise(vectors, bits)
+    codes = kept if kept.format.packed else encode_rows(kept.vectors)
+    padded = np.zeros((len(vectors), -(-codes.format.bytes // 64) * 64), np.uint8)
+    padded[:, : codes.format.bytes] = codes.codes
+    whole = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    copy = ScanCopy(
+        format=codes.format,
+        codes=padded,
+        scale=codes.scales,
+        residual=np.zeros(len(vectors)) if kept.format.packed else codes.residual_norms,
+        norm=np.linalg.norm(kept.vectors, axis=1),
+        lost=kept.residual_norms,
+        whole=whole,
+    )
+    return MemoryTable(kept.vectors, shuffled_ids(len(vectors)), whole), copy
+
+
 def searched(
-    vectors: Rows, query: Rows, k: int, *, sign: Sign = "both", ordinals: Any = None
+    vectors: Rows,
+    query: Rows,
+    k: int,
+    *,
+    sign: Sign = "both",
+    ordinals: Any = None,
+    bits: Bits = 32,
+    normalised: bool = False,
 ) -> tuple[Found, MemoryTable]:
-    table = MemoryTable(vectors.astype(np.float64), shuffled_ids(len(vectors)))
-    copy = ScanCopy(**encode_rows(table.vectors, -(-vectors.shape[1] // 64) * 64))
+    table, copy = stored(vectors, bits)
     chosen = None if ordinals is None else np.asarray(ordinals, np.int64)
-    found = search(cast("DocumentTable", table), copy, query, k, sign=sign, ordinals=chosen)
+    searcher = Searcher(cast("DocumentTable", table), copy)
+    (found,) = searcher.search(
+        query[None], k, sign=sign, ordinals=chosen, normalised=normalised
+    )
     return found, table
+
+
+def listed(found: Found, direction: int) -> list[tuple[int, float]]:
+    """Ordinals and inner products of one end of a ranking."""
+    for ranking in found.rankings:
+        if ranking.direction == direction:
+            return [(one.ordinal, one.product) for one in ranking.best()]
+    return []
 
 
 def brute_force(scores: dict[int, float], ids: list[str], k: int) -> list[tuple[int, float]]:
@@ -75,17 +113,14 @@ def assert_found(
     negated = {i: -score for i, score in scores.items()}
     proponents = brute_force(scores, ids, k) if sign != "opponents" else []
     opponents = brute_force(negated, ids, k) if sign != "proponents" else []
-    assert found.proponents == proponents
-    assert found.opponents == [(i, -score) for i, score in opponents]
+    assert listed(found, 1) == proponents
+    assert listed(found, -1) == [(i, -score) for i, score in opponents]
     assert found.documents == len(scores)
-    assert (found.next_bound is None) == (found.candidates == found.documents)
-    if found.next_bound is None:
-        return
-    shown = dict(found.proponents) | dict(found.opponents)
-    ends = {"both": abs, "proponents": float, "opponents": lambda s: -s}
-    # Whoever was not read lies below the bound, and so does at most a candidate not shown.
-    below = sum(ends[sign](s) <= found.next_bound for i, s in scores.items() if i not in shown)
-    assert below >= found.documents - found.candidates
+    assert [ranking.direction for ranking in found.rankings] == list(DIRECTIONS[sign])
+    for ranking in found.rankings:
+        left = [ranking.direction * s for i, s in scores.items() if i not in found.scored]
+        assert all(score <= ranking.rest for score in left)
+        assert ranking.rest < ranking.threshold
 
 
 def exact_scores(vectors: Rows, query: Rows) -> dict[int, float]:
@@ -138,7 +173,7 @@ def test_certified_search_equals_brute_force_on_any_floats(
     assert_found(found, dict(enumerate(computed.tolist())), table.ids, k, sign)
     exact = exact_scores(vectors, query)
     lengths = np.abs(vectors.astype(np.float64)) @ np.abs(query.astype(np.float64))
-    for i, score in (*found.proponents, *found.opponents):
+    for i, score in (*listed(found, 1), *listed(found, -1)):
         assert abs(score - exact[i]) <= len(query) * 2.0**-53 * lengths[i]
 
 
@@ -169,17 +204,96 @@ def test_battery_of_large_collections(kind: str) -> None:
         for k, sign in ((1, "both"), (10, "both"), (10, "opponents"), (600, "both")):
             found, table = searched(vectors, query, k, sign=cast("Sign", sign))
             assert_found(found, dict(enumerate(computed)), table.ids, k, cast("Sign", sign))
-            assert table.read == found.candidates
+            assert table.read == len(found.scored)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_few_bits_are_searched_as_exactly_as_many(bits: Bits) -> None:
+    vectors = collection("norms of many sizes", 500, 200)
+    queries = np.random.default_rng(9).standard_normal((3, 200)).astype(np.float32)
+    for query in queries:
+        found, table = searched(vectors, query, 10, bits=bits)
+        computed = inner_products(table.vectors, query[None])[0]
+        assert_found(found, dict(enumerate(computed.tolist())), table.ids, 10, "both")
+        assert len(found.scored) < 60
+
+
+@pytest.mark.parametrize("bits", [1, 4, 16])
+def test_normalised_scores_are_ranked_by_cosine(bits: Bits) -> None:
+    vectors = collection("norms of many sizes", 300, 100)
+    vectors[7] = 0.0
+    query = np.random.default_rng(10).standard_normal(100).astype(np.float32)
+    found, table = searched(vectors, query, 10, bits=bits, normalised=True)
+    products = inner_products(table.vectors, query[None])[0]
+    with np.errstate(invalid="ignore"):
+        values = np.where(table.norms > 0, products / table.norms, 0.0)
+    for direction in (1, -1):
+        expected = brute_force(dict(enumerate((direction * values).tolist())), table.ids, 10)
+        assert [i for i, _ in listed(found, direction)] == [i for i, _ in expected]
+    plain, _ = searched(vectors, query, 10, bits=bits)
+    assert listed(found, 1) != listed(plain, 1)
+
+
+def test_a_batch_of_queries_is_answered_as_each_of_them_alone() -> None:
+    vectors = collection("heavy tails", 400, 64)
+    queries = collection("normal", 5, 64)
+    table, copy = stored(vectors, 1)
+    searcher = Searcher(cast("DocumentTable", table), copy)
+    for query, found in zip(queries, searcher.search(queries, 7), strict=True):
+        (alone,) = searcher.search(query[None], 7)
+        assert listed(found, 1) == listed(alone, 1)
+        assert listed(found, -1) == listed(alone, -1)
+
+
+class Inexact:
+    """An accelerator whose scores lie off by up to its error, so that it misses the true best."""
+
+    def __init__(self, vectors: NDArray[np.float64], off: float, error: float) -> None:
+        self.vectors = vectors
+        self.off = off * np.cos(np.arange(len(vectors)) * 7.0)
+        self.reported = error
+        self.asked: list[int] = []
+
+    def search(
+        self, query: Rows, count: int, sign: int, ordinals: Any = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        self.asked.append(count)
+        scores = sign * (self.vectors @ query.astype(np.float64)) + self.off
+        best = np.argsort(-scores)[:count]
+        return best, scores[best]
+
+    def error(self, query: Rows) -> float:
+        return self.reported
+
+
+@pytest.mark.parametrize(
+    ("off", "error"), [(0.0, 1e-9), (2.0, 2.0), (50.0, 50.0), (2.0, math.inf)]
+)
+def test_an_inexact_backend_is_asked_until_nothing_can_be_missing(off: float, error: float) -> None:
+    vectors = collection("normal", 600, 32)
+    query = collection("normal", 1, 32)[0]
+    table, copy = stored(vectors)
+    backend = Inexact(table.vectors, off, error)
+    searcher = Searcher(cast("DocumentTable", table), copy, cast("Any", backend))
+    (found,) = searcher.search(query[None], 5)
+    exact, _ = searched(vectors, query, 5)
+    assert listed(found, 1) == listed(exact, 1)
+    assert listed(found, -1) == listed(exact, -1)
+    assert (error == math.inf) == (not backend.asked)
+    if off == 2.0 == error:
+        first, _ = backend.search(query, 5, 1)
+        assert set(first.tolist()) != {i for i, _ in listed(exact, 1)}
+        assert max(backend.asked) > 20
 
 
 def test_few_rows_are_read_where_vectors_differ() -> None:
     vectors = collection("norms of many sizes", 600, 192)
     query = np.random.default_rng(7).standard_normal(192).astype(np.float32)
     found, table = searched(vectors, query, 5)
-    assert 10 <= table.read == found.candidates < 60
+    assert 10 <= table.read == len(found.scored) < 60
     one_sided, table = searched(vectors, query, 5, sign="opponents")
-    assert one_sided.candidates < found.candidates
-    assert one_sided.opponents == found.opponents
+    assert len(one_sided.scored) < len(found.scored)
+    assert listed(one_sided, -1) == listed(found, -1)
 
 
 def test_inner_products_do_not_depend_on_their_surroundings() -> None:
@@ -199,15 +313,15 @@ def test_opponents_are_the_proponents_of_the_opposite_query() -> None:
     vectors = collection("heavy tails", 100, 64)
     query = vectors[0]
     asked, opposite = searched(vectors, query, 7)[0], searched(vectors, -query, 7)[0]
-    assert asked.opponents == [(i, -score) for i, score in opposite.proponents]
-    assert all(i >= 0 for i, _ in (*asked.proponents, *asked.opponents))
+    assert listed(asked, -1) == [(i, -score) for i, score in listed(opposite, 1)]
+    assert all(i >= 0 for i, _ in (*listed(asked, 1), *listed(asked, -1)))
 
 
 def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> None:
     """Through the table itself, with an empty filter result and one that skips rows."""
     vectors = collection("normal", 40, 16)
     ids = shuffled_ids(40)
-    table = DocumentTable.create(tmp_path, metadata={"even": "bool"}, dimension=16, dtype="float32")
+    table = DocumentTable.create(tmp_path, metadata={"even": "bool"}, dimension=16, bits=32)
     for start in range(0, 40, 16):
         part = slice(start, start + 16)
         table.append(
@@ -222,13 +336,14 @@ def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> No
     copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
     scores = exact_scores(vectors, vectors[1])
     odd = table.where({"even": False})
-    found = search(table, copy, vectors[1], 4, ordinals=odd)
+    searcher = Searcher(table, copy)
+    (found,) = searcher.search(vectors[1:2], 4, ordinals=odd)
     expected = sorted((i for i in range(1, 40, 2)), key=lambda i: -scores[i])[:4]
-    assert [i for i, _ in found.proponents] == expected
-    rows = table.rows(np.array([i for i, _ in found.proponents]))
-    assert rows.texts == [f"text of {ids[i]}" for i in expected]
-    nothing = search(table, copy, vectors[1], 4, ordinals=np.array([], np.int64))
-    assert (nothing.proponents, nothing.opponents, nothing.documents) == ([], [], 0)
+    assert [i for i, _ in listed(found, 1)] == expected
+    texts = [one.rows.document(one.position).text for one in found.rankings[0].best()]
+    assert texts == [f"text of {ids[i]}" for i in expected]
+    (nothing,) = searcher.search(vectors[1:2], 4, ordinals=np.array([], np.int64))
+    assert (listed(nothing, 1), listed(nothing, -1), nothing.documents) == ([], [], 0)
 
 
 @pytest.fixture(scope="module")
@@ -244,20 +359,22 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 def test_a_certificate_says_what_was_searched(index: Index) -> None:
-    answer = index.query(prompt="gold", completion=" silver trade", k=1)
+    asked: Any = {"prompt": "gold", "completion": " silver trade", "rerank": "stored"}
+    answer = index.query(**asked, k=1)
     certificate = answer.certificate
     assert (certificate.tier, certificate.certified, certificate.documents) == ("stored", True, 150)
     assert 2 <= certificate.candidates < 100
     scores = index.scores([wf.Query("gold", " silver trade")], tier="stored")[0]
-    assert certificate.next_bound is not None
-    below = np.sort(np.abs(scores))[: 150 - certificate.candidates]
-    assert (below <= certificate.next_bound).all()
-    assert answer.proponents[0].score == scores.max()
-    assert answer.opponents[0].score == scores.min()
-    everything = index.query(prompt="gold", completion=" silver trade", k=1000)
-    assert everything.certificate.next_bound in (None, 0.0)
+    assert certificate.next_proponent is not None
+    assert certificate.next_opponent is not None
+    assert answer.proponents[0].score == scores.max() > certificate.next_proponent
+    assert answer.opponents[0].score == scores.min() < -certificate.next_opponent
+    assert (scores > certificate.next_proponent).sum() <= certificate.candidates
+    assert (-scores > certificate.next_opponent).sum() <= certificate.candidates
+    everything = index.query(**asked, k=1000)
+    assert everything.certificate.next_proponent in (None, 0.0)
     assert len(everything.proponents) + len(everything.opponents) == 150
-    some = index.query(prompt="gold", completion=" war", k=1, where={"party": "Whig"})
+    some = index.query(**asked, k=1, where={"party": "Whig"})
     assert some.certificate.documents == 38
 
 

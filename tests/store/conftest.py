@@ -90,11 +90,14 @@ def write_manifest(table: DocumentTable) -> Manifest:
             seed=0,
         ),
         encoder=EncoderRecord(
-            kind="none",
+            name="none",
+            reduce="none",
+            reduced=layout.dimension,
+            rotate=False,
+            bits=layout.bits,
             dimension=layout.dimension,
-            dtype=layout.dtype,
-            bytes_per_document=layout.dimension * 2,
             seed=0,
+            bytes_per_document=layout.format.bytes,
             file_sha256="00",
         ),
         corpus=CorpusRecord(
@@ -120,7 +123,7 @@ def build_index(tmp_path: Path) -> Callable[..., BuiltIndex]:
         count: int = 12,
         *,
         dimension: int = 5,
-        dtype: Any = "float16",
+        bits: Any = 16,
         examples: InputRecord | None = None,
         documents: list[Document] | None = None,
         columns: Any = COLUMNS,
@@ -132,7 +135,7 @@ def build_index(tmp_path: Path) -> Callable[..., BuiltIndex]:
         vectors = rng.standard_normal((len(documents), dimension)).astype(np.float32)
         begin_build(path, {})
         table = DocumentTable.create(
-            path, metadata=columns, dimension=dimension, dtype=dtype, inputs=examples
+            path, metadata=columns, dimension=dimension, bits=bits, inputs=examples
         )
         for start in range(0, len(documents), 5):
             rows = slice(start, start + 5)

@@ -53,7 +53,7 @@ def fill(table: DocumentTable, shards: int) -> None:
 def test_a_full_disk_stops_the_build_unfinished(tiny_disk: Path) -> None:
     index = tiny_disk / "index"
     begin_build(index, {})
-    table = DocumentTable.create(index, metadata={}, dimension=1024, dtype="float32")
+    table = DocumentTable.create(index, metadata={}, dimension=1024, bits=32)
     with pytest.raises(StorageError, match="No space left") as caught:
         fill(table, shards=10)
     assert str(index) in str(caught.value)
@@ -62,7 +62,7 @@ def test_a_full_disk_stops_the_build_unfinished(tiny_disk: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_scan_copy(tiny_disk: Path, tmp_path: Path) -> None:
-    table = DocumentTable.create(tmp_path, metadata={}, dimension=1024, dtype="float32")
+    table = DocumentTable.create(tmp_path, metadata={}, dimension=1024, bits=32)
     fill(table, shards=24)
     with pytest.raises(StorageError, match="No space left"):
         ScanCopy.build(table, tiny_disk / "scan")

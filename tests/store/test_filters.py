@@ -71,7 +71,7 @@ ROWS = rows_of_values()
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> DocumentTable:
     made = DocumentTable.create(
-        tmp_path_factory.mktemp("index"), metadata=COLUMNS, dimension=1, dtype="float32"
+        tmp_path_factory.mktemp("index"), metadata=COLUMNS, dimension=1, bits=32
     )
     documents = [Document(str(i), metadata=row) for i, row in enumerate(ROWS)]
     for start in range(0, len(documents), 20):

@@ -16,7 +16,19 @@ from wherefrom.errors import (
     StorageError,
     UnfinishedIndexError,
 )
-from wherefrom.store import CorpusRecord, Manifest, begin_build, build_info, state
+from wherefrom.store import (
+    AcceleratorRecord,
+    BackgroundRecord,
+    ChoiceRecord,
+    CorpusRecord,
+    EncoderRecord,
+    FidelityRecord,
+    Manifest,
+    TriedRecord,
+    begin_build,
+    build_info,
+    state,
+)
 
 Build = Callable[..., Any]
 
@@ -31,6 +43,46 @@ def test_a_manifest_comes_back_as_it_was_written(build_index: Build) -> None:
     assert not (index.path / "build.json").exists()
     changed = index.manifest.model_copy(update={"scale": 0.25})
     assert changed.digest != index.manifest.digest
+
+
+def test_what_was_measured_comes_back_too(build_index: Build) -> None:
+    index = build_index(3)
+    measured = {"recall": 0.99, "correlation": 0.98, "noise": 0.1}
+    tried = TriedRecord(encoder="sketch", bytes_per_document=512.5, chosen=True, **measured)
+    encoder = index.manifest.encoder.model_copy(
+        update={
+            "fidelity": FidelityRecord(documents=90, queries=8, **measured),
+            "choice": ChoiceRecord(
+                bytes_per_document=2048, fidelity=None, documents=90, queries=8, tried=(tried,)
+            ),
+        }
+    )
+    background = BackgroundRecord(
+        pairs=100, queries=8, seed=0, levels=(0.5, 0.99), quantiles=(0.0, 0.1)
+    )
+    accelerator = AcceleratorRecord(
+        kind="faiss-flat",
+        table_version=1,
+        rows=3,
+        dimension=5,
+        scale=2.0**-20,
+        residual=0.0,
+        largest=1e6,
+        files={"faiss/flat": "00"},
+        library="faiss 1",
+    )
+    added = {
+        "encoder": encoder,
+        "background": background,
+        "accelerators": (accelerator,),
+        "seconds_per_position": 1e-4,
+    }
+    manifest = index.manifest.model_copy(update=added)
+    manifest.write(index.path)
+    assert Manifest.read(index.path) == manifest
+    for wrong in ({"bits": 3}, {"reduce": "hash"}, {"dimension": 0}):
+        with pytest.raises(pydantic.ValidationError):
+            EncoderRecord.model_validate(encoder.model_dump() | wrong)
 
 
 def test_records_are_frozen_and_strict(build_index: Build) -> None:

@@ -1,4 +1,4 @@
-"""The scan copy and the rounding of rows: bounds that hold, files that are what they claim."""
+"""The scan copy: bounds that hold, files that are what they claim."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import IntegrityError
 from wherefrom.records import Document
-from wherefrom.store import DocumentTable, ScanCopy
-from wherefrom.store.quantise import quantise
+from wherefrom.store import Bits, CodeFormat, DocumentTable, ScanCopy
 from wherefrom.store.scan import encode_rows
 
 Build = Callable[..., Any]
+
+ARRAYS = ("codes", "scale", "residual", "norm", "lost", "whole")
 
 vectors_of_all_sizes = hnp.arrays(
     np.float32,
@@ -29,68 +30,61 @@ vectors_of_all_sizes = hnp.arrays(
 )
 
 
-def squared_distance(exact: list[Fraction], scale: float, codes: NDArray[Any]) -> Fraction:
-    """‖x - scale * codes‖² without any rounding."""
-    pairs = zip(exact, codes.tolist(), strict=True)
-    return sum(((x - Fraction(scale) * Fraction(c)) ** 2 for x, c in pairs), Fraction(0))
-
-
-def exactly(row: NDArray[Any]) -> list[Fraction]:
-    return [Fraction(x) for x in row.tolist()]
-
-
-@given(vectors=vectors_of_all_sizes)
-def test_fp16_rows_neither_overflow_nor_lose_small_entries(vectors: NDArray[np.float32]) -> None:
-    stored = quantise(vectors, "float16")
-    assert np.isfinite(stored.codes).all()
-    mantissa, _ = np.frexp(stored.scales)
-    assert (mantissa == 0.5).all()
-    largest = np.abs(stored.codes.astype(np.float64)).max(axis=1)
-    zero = ~vectors.any(axis=1)
-    assert ((largest >= 2**14) & (largest <= 2**15) | zero).all()
-    assert (stored.scales[zero] == 1).all()
-    exact = stored.codes.astype(np.float64) * stored.scales[:, None]
-    # Half a unit in the last place: 2**-11 of the entry, or 2**-25 below fp16's normal range.
-    allowed = np.maximum(
-        np.abs(vectors.astype(np.float64)) * 2**-11, stored.scales[:, None] / 2**25
-    )
-    assert (np.abs(vectors - exact) <= allowed).all()
-    for row, scale, codes, residual in zip(
-        vectors, stored.scales, stored.codes, stored.residual_norms, strict=True
-    ):
-        squared = squared_distance(exactly(row), scale, codes)
-        assert abs(Fraction(residual) ** 2 - squared) <= squared * Fraction(1, 10**12)
-
-
-def test_fp16_keeps_what_lies_far_out() -> None:
-    rows = np.array([[1e30, 1e24], [1e-30, 3e-36], [0, 0], [3e38, -3.4028235e38], [1e-45, 0]])
-    stored = quantise(rows.astype(np.float32), "float16")
-    exact = stored.codes.astype(np.float64) * stored.scales[:, None]
-    np.testing.assert_allclose(exact, rows.astype(np.float32), rtol=2**-11)
-    assert stored.scales[2] == 1
+def squared_distance(row: NDArray[Any], scale: float, levels: NDArray[Any]) -> Fraction:
+    """‖row - scale * levels‖² without any rounding."""
+    pairs = zip(row.tolist(), levels.tolist(), strict=True)
+    return sum(((Fraction(x) - Fraction(scale) * int(c)) ** 2 for x, c in pairs), Fraction(0))
 
 
 @given(vectors=vectors_of_all_sizes)
 def test_the_residual_bounds_what_int8_leaves_out(vectors: NDArray[np.float32]) -> None:
-    encoded = encode_rows(vectors.astype(np.float64), 64)
-    assert np.abs(encoded["codes"].astype(int)).max() <= 127
-    assert not encoded["codes"][:, vectors.shape[1] :].any()
+    encoded = encode_rows(vectors.astype(np.float64))
+    levels = encoded.format.unpack(encoded.codes, np.int64)
+    assert np.abs(levels).max() <= 127
     for i, row in enumerate(vectors):
-        codes = encoded["codes"][i, : vectors.shape[1]]
-        squared = squared_distance(exactly(row), float(encoded["scale"][i]), codes)
-        residual = Fraction(float(encoded["residual"][i])) ** 2
+        squared = squared_distance(row, float(encoded.scales[i]), levels[i])
+        residual = Fraction(float(encoded.residual_norms[i])) ** 2
         assert squared <= residual
         assert residual <= squared * (1 + Fraction(1, 10**11))
 
 
-def test_the_scan_copy_bounds_true_inner_products(build_index: Build) -> None:
-    index = build_index(40, dimension=100)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("dimension", [5, 512, 517])
+def test_codes_of_few_bits_are_the_tables_own(
+    build_index: Build, bits: Bits, dimension: int
+) -> None:
+    index = build_index(20, dimension=dimension, bits=bits)
     scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
-    assert (len(scan), scan.codes.shape) == (40, (40, 128))
-    stored = index.open().rows(np.arange(40)).codes
+    rows = index.open().rows(np.arange(20))
+    code = rows.layout.format
+    assert (scan.format, index.manifest.scan.bits, index.manifest.scan.dimension) == (
+        code,
+        bits,
+        dimension,
+    )
+    assert scan.codes.shape == (20, -(-code.bytes // 64) * 64)
+    assert np.array_equal(scan.codes[:, : code.bytes], rows.stored.codes)
+    assert not scan.codes[:, code.bytes :].any()
+    assert np.array_equal(scan.format.decode(scan.codes, scan.scale), rows.vectors)
+    assert not scan.residual.any()
+    np.testing.assert_allclose(scan.norm, np.linalg.norm(rows.vectors, axis=1), rtol=1e-14)
+    lost = np.linalg.norm(index.vectors - rows.vectors, axis=1)
+    np.testing.assert_allclose(scan.lost, lost, rtol=1e-11)
+    assert (scan.lost >= lost * (1 - 1e-14)).all()
+    assert np.array_equal(scan.whole, rows.norms)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_the_scan_copy_bounds_true_inner_products(build_index: Build, bits: Bits) -> None:
+    index = build_index(40, dimension=100, bits=bits)
+    scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
+    assert (len(scan), scan.codes.shape, scan.format) == (40, (40, 128), CodeFormat(8, 100))
+    rows = index.open().rows(np.arange(40))
+    stored = rows.vectors
     np.testing.assert_allclose(scan.norm, np.linalg.norm(stored, axis=1), rtol=1e-14)
-    decoded = scan.codes[:, :100].astype(np.float64) * scan.scale[:, None]
-    missed = stored - decoded
+    assert np.array_equal(scan.lost, rows.residual_norms)
+    assert np.array_equal(scan.whole, rows.norms)
+    missed = stored - scan.format.decode(scan.codes, scan.scale)
     assert (scan.residual < 0.02 * scan.norm).all()
     # The worst query for a row is its own residual; there the bound is met with equality.
     for i in range(40):
@@ -98,6 +92,25 @@ def test_the_scan_copy_bounds_true_inner_products(build_index: Build) -> None:
         bound = np.linalg.norm(query) * scan.residual
         assert (np.abs(missed @ query) <= bound).all()
         assert abs(missed[i] @ query) == pytest.approx(bound[i], rel=1e-9)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 32])
+def test_zero_rows_are_zero(tmp_path: Path, bits: Bits) -> None:
+    table = DocumentTable.create(tmp_path, metadata={}, dimension=3, bits=bits)
+    vectors = np.array([[1, 2, 3], [0, 0, 0]], np.float32)
+    ones = np.ones(2, np.int64)
+    table.append([Document("a"), Document("zero")], vectors, norms=ones, tokens=ones)
+    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    assert not scan.format.decode(scan.codes, scan.scale)[1].any()
+    assert [scan.residual[1], scan.norm[1], scan.lost[1]] == [0, 0, 0]
+    assert scan.norm[0] > 0
+
+
+def test_an_index_of_no_documents_has_a_scan_copy(tmp_path: Path) -> None:
+    table = DocumentTable.create(tmp_path, metadata={}, dimension=3, bits=2)
+    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    assert len(scan) == 0
+    assert list(scan.chunks(5)) == []
 
 
 def test_arrays_cannot_be_written_to(build_index: Build) -> None:
@@ -117,14 +130,15 @@ def test_chunks_visit_the_rows_asked_for(build_index: Build) -> None:
     assert np.array_equal(np.concatenate([chunk.codes for chunk in whole]), scan.codes)
     asked = np.array([9, 2, 4])
     some = list(scan.chunks(2, asked))
-    for name in ("codes", "scale", "residual", "norm"):
+    for name in ARRAYS:
         read = np.concatenate([getattr(chunk, name) for chunk in some])
         assert np.array_equal(read, getattr(scan, name)[asked])
     assert np.concatenate([chunk.ordinals for chunk in some]).tolist() == [9, 2, 4]
 
 
-def test_rebuilding_gives_the_same_files(build_index: Build) -> None:
-    index = build_index(12)
+@pytest.mark.parametrize("bits", [1, 16])
+def test_rebuilding_gives_the_same_files(build_index: Build, bits: Bits) -> None:
+    index = build_index(12, bits=bits)
     reader = ScanCopy.open(index.path / "scan", index.manifest.scan)
     before = reader.codes.copy()
     for file in (index.path / "scan").iterdir():
@@ -133,7 +147,7 @@ def test_rebuilding_gives_the_same_files(build_index: Build) -> None:
     assert ScanCopy.build(index.open(), index.path / "scan") == index.manifest.scan
     assert np.array_equal(reader.codes, before)
     names = sorted(file.name for file in (index.path / "scan").iterdir())
-    assert names == ["codes.npy", "norm.npy", "residual.npy", "scale.npy"]
+    assert names == sorted(f"{name}.npy" for name in ARRAYS)
 
 
 def flip_a_bit(file: Path) -> None:
@@ -146,7 +160,7 @@ def other_shape(file: Path) -> None:
     np.save(file, np.zeros((3, 2)))
 
 
-@pytest.mark.parametrize("name", ["codes", "scale", "residual", "norm"])
+@pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize(
     "damage",
     [flip_a_bit, Path.unlink, other_shape, lambda file: file.write_bytes(file.read_bytes()[:-1])],
@@ -172,7 +186,7 @@ def test_pickles_are_refused(build_index: Build) -> None:
 
 
 def test_a_damaged_row_is_not_copied(tmp_path: Path) -> None:
-    table = DocumentTable.create(tmp_path, metadata={}, dimension=2, dtype="float32")
+    table = DocumentTable.create(tmp_path, metadata={}, dimension=2, bits=32)
     table.append(
         [Document("a")], np.ones((1, 2), np.float32), norms=np.ones(1), tokens=np.ones(1, int)
     )

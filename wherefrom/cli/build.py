@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from wherefrom.gradients.objectives import Objective
     from wherefrom.store import Manifest
 
-__all__ = ["BUILD_SCHEMA", "CURVATURES", "DTYPES", "build"]
+__all__ = ["BITS", "BUILD_SCHEMA", "CURVATURES", "DTYPES", "ENCODERS", "build"]
 
 BUILD_SCHEMA = "wherefrom-build/1"
+BITS = (1, 2, 4, 8, 16, 32)
+"""``wherefrom.encoding.stages.CODE_BITS``, written out so that ``--help`` imports little."""
+ENCODERS = ("auto", "sketch", "energy", "random", "none")
+"""``auto`` and ``wherefrom.encoding.stages.REDUCTIONS``, likewise."""
 CURVATURES = ("ekfac", "kfac", "diagonal", "identity", "datainf", "lissa", "exact")
 """``wherefrom.curvature.kinds.CURVATURE_KINDS``, which takes torch to import."""
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -99,18 +103,37 @@ _NOT_REPLAYED = ("overwrite", "as_json", "quiet")
 )
 @click.option(
     "--encoder",
-    type=click.Choice(["auto", "sketch", "none"]),
+    type=click.Choice(ENCODERS),
     default="auto",
     show_default=True,
-    help="How vectors are stored: sketched, whole (none), or whole where that fits the budget.",
+    help="How vectors are shortened: sketched, to the coordinates of largest expected energy, by a "
+    "random projection (the baseline), not at all (none), or by what a sample of the documents "
+    "shows to be best (auto).",
+)
+@click.option(
+    "--bits",
+    type=click.Choice([str(bits) for bits in BITS]),
+    help="Bits of a stored entry, 16 and 32 being floats; chosen on the sample by default, 32 for "
+    "none without a budget.",
+)
+@click.option(
+    "--pca",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Project on so many directions fitted on documents, whose basis counts in the bytes.",
 )
 @click.option(
     "--bytes-per-document",
     type=click.IntRange(min=1),
-    default=4096,
-    show_default=True,
     metavar="N",
-    help="Budget of a stored vector.",
+    help="Budget of a stored vector; 4096 by default, and none with --fidelity or --encoder none.",
+)
+@click.option(
+    "--fidelity",
+    callback=values.fidelity,
+    metavar="SHARE",
+    help="Take the smallest vectors with that recall and that correlation of summed scores with "
+    "uncompressed ones, as 0.95.",
 )
 @click.option(
     "--fit-documents",
@@ -162,7 +185,10 @@ def build(
     damping: float | None,
     fisher: Literal["sampled", "expected", "empirical"] | None,
     encoder: str,
-    bytes_per_document: int,
+    bits: str | None,
+    pca: int | None,
+    bytes_per_document: int | None,
+    fidelity: float | None,
     fit_documents: int | float | None,
     metadata: tuple[str, ...],
     context: int | None,
@@ -208,7 +234,10 @@ def build(
                 fisher=fisher,
                 layers=layers[0] if len(layers) == 1 else layers or None,
                 encoder=encoder,
+                bits=None if bits is None else int(bits),
+                pca=pca,
                 bytes_per_document=bytes_per_document,
+                fidelity=fidelity,
                 fit_documents=fit_documents,
                 metadata_columns=metadata or None,
                 batch_size=batch_size,
@@ -270,10 +299,12 @@ def _left_at(index: Path) -> str:
 
 def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, quiet: bool) -> None:
     """Summarise a finished build."""
+    from wherefrom.cli.encoders import fidelity_in_words
     from wherefrom.cli.failures import warn
     from wherefrom.cli.render import emit_json, print_facts, terminal
 
     corpus, encoder = manifest.corpus, manifest.encoder
+    fidelity = encoder.fidelity
     if as_json:
         emit_json(
             {
@@ -281,8 +312,9 @@ def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, qui
                 "index": str(index.resolve()),
                 "manifest_sha256": manifest.digest,
                 **corpus.model_dump(mode="json"),
-                "encoder": encoder.kind,
+                "encoder": encoder.name,
                 "bytes_per_document": encoder.bytes_per_document,
+                "fidelity": fidelity and fidelity.model_dump(mode="json"),
                 "seconds": seconds,
                 "warnings": list(manifest.warnings),
             }
@@ -301,7 +333,8 @@ def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, qui
         ("index", str(index)),
         ("documents", f"{corpus.documents:,} ({corpus.tokens:,} scored tokens)"),
         ("skipped", skipped),
-        ("vectors", f"{encoder.kind}, {encoder.bytes_per_document:,} bytes per document"),
+        ("encoder", f"{encoder.name}: {encoder.bytes_per_document:,.0f} bytes per document"),
+        ("fidelity", fidelity_in_words(fidelity)),
         ("seconds", f"{seconds:.1f}"),
     ]
     print_facts(facts, terminal())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -47,10 +46,7 @@ def demo(directory: Path) -> None:
     for question, answer in run.answers:
         first, last = question.years
         console.rule(f"{question.name}, {first}-{last}", characters="-")
-        shown = replace(
-            answer, proponents=answer.proponents[:_SHOWN], opponents=answer.opponents[:_SHOWN]
-        )
-        answer_table(shown, console)
+        answer_table(answer, console, _SHOWN)
         console.print()
     for check in run.eras:
         console.print(check.in_words())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -11,7 +12,7 @@ import click
 from wherefrom.errors import WherefromError
 from wherefrom.query.printable import printable
 
-__all__ = ["Failed", "Interrupted", "one_line_failures", "warn"]
+__all__ = ["Failed", "Interrupted", "one_line_failures", "one_line_warnings", "warn"]
 
 
 class Failed(click.ClickException):
@@ -53,3 +54,17 @@ def one_line_failures() -> Iterator[None]:
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
     click.echo(f"wherefrom: warning: {printable(message)}", err=True)
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Tell what a user is to know as it happens, and nothing of what developers are."""
+
+    def tell(message: Warning | str, *_: object, **__: object) -> None:
+        warn(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell
+        yield

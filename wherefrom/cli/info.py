@@ -71,8 +71,10 @@ def _bytes_on_disk(index: Path) -> int:
 
 def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
     """What a reader wants to know, most important first."""
+    from wherefrom.cli.encoders import encoder_facts
+
     model, corpus = manifest.model, manifest.corpus
-    encoder, versions = manifest.encoder, manifest.versions
+    versions = manifest.versions
     cut = "" if corpus.parents == corpus.documents else f", passages of {corpus.parents:,}"
     metadata = ", ".join(f"{name} ({kind})" for name, kind in manifest.metadata.items())
     return [
@@ -89,11 +91,10 @@ def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
         ("layers", _layers(manifest)),
         ("curvature", _curvature(manifest)),
         ("scale", f"1/N = {manifest.scale:.6g} (N = {round(1 / manifest.scale):,} documents)"),
-        (
-            "encoder",
-            f"{encoder.kind}, {encoder.dimension:,} x {encoder.dtype}, "
-            f"{encoder.bytes_per_document:,} bytes per document, seed {encoder.seed}",
-        ),
+        *encoder_facts(manifest.encoder),
+        *_background(manifest),
+        *_exact_scores(manifest),
+        *_accelerators(manifest),
         ("size on disk", _readable_size(size)),
         ("created", manifest.created),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -147,6 +148,36 @@ def _layers(manifest: Manifest) -> str:
     weights = sum(layer.d_out * (layer.d_in + layer.bias) for layer in layers)
     names = layers[0].name + (f" ... {layers[-1].name}" if len(layers) > 1 else "")
     return f"{len(layers):,} with {weights:,} weights: {names}"
+
+
+def _background(manifest: Manifest) -> list[tuple[str, object]]:
+    import numpy as np
+
+    background = manifest.background
+    if background is None:
+        return []
+    low, high = np.interp([0.01, 0.99], background.levels, background.quantiles)
+    return [
+        (
+            "background",
+            f"{background.pairs:,} random document/query pairs ({background.queries:,} queries), "
+            f"98% of their cosines between {low:+.3g} and {high:+.3g}",
+        )
+    ]
+
+
+def _exact_scores(manifest: Manifest) -> list[tuple[str, object]]:
+    seconds = manifest.seconds_per_document
+    if seconds is None:
+        return []
+    return [("exact scores", f"{1000 * seconds:.3g} ms per document, as the build measured")]
+
+
+def _accelerators(manifest: Manifest) -> list[tuple[str, object]]:
+    return [
+        ("backend", f"{one.kind}, {one.rows:,} vectors, by {one.library}")
+        for one in manifest.accelerators
+    ]
 
 
 def _readable_size(size: int) -> str:

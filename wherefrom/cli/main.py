@@ -24,6 +24,7 @@ _COMMANDS = {
     "build": "wherefrom.cli.build:build",
     "query": "wherefrom.cli.query:query",
     "info": "wherefrom.cli.info:info",
+    "accelerate": "wherefrom.cli.accelerate:accelerate",
 }
 
 

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from wherefrom.cli import values
-from wherefrom.records import SCORE_CONTRACT, Reduce, Sign
+from wherefrom.cli.accelerate import KINDS
+from wherefrom.records import SCORE_CONTRACT, Reduce
 
-__all__ = ["query"]
+__all__ = ["BACKENDS", "query"]
+
+BACKENDS = ("scan", *KINDS)
+
+_UNSWEPT = (
+    "sign",
+    "clauses",
+    "normalise",
+    "rerank",
+    "rerank_seconds",
+    "candidates",
+    "damping",
+    "refine",
+    "refine_damping",
+    "refine_documents",
+    "backend",
+    "html",
+)
+"""What a sweep over dampings, of both signs and of all documents' stored scores, leaves undone."""
 
 
 @click.command(
@@ -71,10 +92,73 @@ __all__ = ["query"]
     "May be repeated; all must hold.",
 )
 @click.option(
+    "--normalise",
+    type=click.Choice(["none", "cosine", "relatif"]),
+    default="none",
+    show_default=True,
+    help="Rank by scores, by cosines in the whitened space, or by scores divided by the documents' "
+    "norms (l-RelatIF), which keeps long and unusual documents from crowding out the rest.",
+)
+@click.option(
+    "--rerank",
+    type=click.Choice(["auto", "stored", "recompute"]),
+    default="auto",
+    show_default=True,
+    help="Show scores of the stored vectors, or run the best documents again for exact ones; auto "
+    "does so where it fits --rerank-seconds.",
+)
+@click.option(
+    "--rerank-seconds",
+    callback=values.seconds,
+    default="5",
+    show_default=True,
+    metavar="SECONDS",
+    help="What auto may take, by the speed that the build measured.",
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many documents of each sign to run again.",
+)
+@click.option(
     "--damping",
     callback=values.damping,
     metavar="NUMBER",
     help="Another damping than the index's, in units of a layer's mean eigenvalue.",
+)
+@click.option(
+    "--refine",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="STEPS",
+    help="Refine the query by so many steps of conjugate gradients on the Gauss-Newton matrix of "
+    "all layers; each runs --refine-documents forward and backward.",
+)
+@click.option(
+    "--refine-damping",
+    callback=values.damping,
+    metavar="NUMBER",
+    help="Damping of that matrix, in units of a layer's mean eigenvalue.",
+)
+@click.option(
+    "--refine-documents",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="On how many documents, drawn at random, that matrix stands.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="scan",
+    show_default=True,
+    help="What proposes candidates: the scan of all vectors, or what wherefrom accelerate made. "
+    "Scores do not depend on it.",
 )
 @click.option(
     "--sweep-damping",
@@ -116,7 +200,10 @@ __all__ = ["query"]
     metavar="COLUMNS",
     help="Width of the tables; that of the terminal by default.",
 )
+@click.pass_context
 def query(
+    ctx: click.Context,
+    /,
     index: Path,
     prompt: str | None,
     completion: str | None,
@@ -124,9 +211,7 @@ def query(
     queries: Path | None,
     reduce: Reduce | None,
     k: int,
-    sign: Sign,
     clauses: tuple[str, ...],
-    damping: float | None,
     sweep_damping: bool,
     dampings: tuple[float, ...] | None,
     model: str | None,
@@ -135,6 +220,7 @@ def query(
     as_json: bool,
     html: Path | None,
     width: int | None,
+    **options: Any,
 ) -> None:
     """Ask INDEX which documents made the model say COMPLETION after PROMPT.
 
@@ -146,15 +232,20 @@ def query(
     _require_one_question(prompt, completion, contrast, queries, reduce)
     sweep = sweep_damping or dampings is not None
     if sweep:
-        _require_sweepable(sign, clauses, damping, html)
+        _refuse(ctx, _UNSWEPT, "does not go with a sweep over dampings; leave it out")
+    _require_consistent(ctx, options)
+    from wherefrom.cli.failures import one_line_warnings
     from wherefrom.cli.query_file import read_queries
     from wherefrom.cli.render import answer_table, emit_json, terminal
     from wherefrom.cli.stability import sweep_table
-    from wherefrom.store import Manifest, parse_wheres
+    from wherefrom.store import Manifest, find_accelerator, parse_wheres
 
-    # Mistakes in the index's path, the filter or the file show here, before torch takes its
-    # seconds to load.
-    where = parse_wheres(clauses, Manifest.read(index).metadata)
+    # Mistakes in the index's path, the filter, the backend or the file show here, before torch
+    # takes its seconds to load.
+    manifest = Manifest.read(index)
+    where = parse_wheres(clauses, manifest.metadata)
+    if options["backend"] != "scan":
+        find_accelerator(options["backend"], manifest.accelerators, index)
     asked: dict[str, Any] = {"prompt": prompt or "", "completion": completion, "contrast": contrast}
     if queries is not None:
         asked = {"queries": read_queries(queries), "reduce": reduce or "mean"}
@@ -169,7 +260,8 @@ def query(
         else:
             sweep_table(found, terminal(width))
         return
-    answer = opened.query(**asked, k=k, sign=sign, where=where, damping=damping)
+    with one_line_warnings():
+        answer = opened.query(**asked, k=k, where=where, **options)
     if as_json:
         emit_json(answer.to_dict())
     else:
@@ -198,16 +290,24 @@ def _require_one_question(
             raise click.UsageError(f"{name} does not go with --queries; write it into the file")
 
 
-def _require_sweepable(
-    sign: Sign, clauses: tuple[str, ...], damping: float | None, html: Path | None
-) -> None:
-    """Refuse what a sweep over dampings, of both signs and all documents, would leave undone."""
-    given = {
-        "--damping": damping is not None,
-        "--sign": sign != "both",
-        "--where": bool(clauses),
-        "--html": html is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise click.UsageError(f"{name} does not go with a sweep over dampings; leave it out")
+def _require_consistent(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Refuse options that another one leaves without effect, or that exclude each other."""
+    if options["refine"]:
+        _refuse(ctx, ["damping"], "does not go with --refine; give --refine-damping")
+    else:
+        _refuse(ctx, ["refine_damping", "refine_documents"], "goes with --refine; give its steps")
+    if options["rerank"] != "auto":
+        _refuse(ctx, ["rerank_seconds"], "goes with --rerank auto; leave it out")
+    if options["rerank"] == "stored":
+        _refuse(ctx, ["candidates"], "goes with recomputing; leave --rerank stored out")
+    if options["normalise"] != "none" and options["backend"] != "scan":
+        _refuse(ctx, ["backend"], "ranks by scores; leave it out, or --normalise")
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that were given."""
+    for parameter in ctx.command.params:
+        if parameter.name not in names:
+            continue
+        if ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} {why}")

@@ -6,7 +6,7 @@ import math
 
 import click
 
-__all__ = ["count_or_share", "damping", "dampings", "valid_unicode"]
+__all__ = ["count_or_share", "damping", "dampings", "fidelity", "seconds", "valid_unicode"]
 
 
 def count_or_share(
@@ -50,6 +50,32 @@ def dampings(
     return None if value is None else tuple(map(_damping, value.split(",")))
 
 
+def fidelity(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """A share above 0 and up to 1.
+
+    Raises:
+        BadParameter: It is something else.
+    """
+    if value is None:
+        return None
+    number = _number(value)
+    if not 0.0 < number <= 1.0:
+        raise click.BadParameter(f"{value!r} is no fidelity; give a number in (0, 1], as 0.95")
+    return number
+
+
+def seconds(context: click.Context, option: click.Parameter, value: str) -> float:
+    """A time, which may be without limit.
+
+    Raises:
+        BadParameter: It is something else.
+    """
+    number = _number(value)
+    if not number >= 0.0:
+        raise click.BadParameter(f"{value!r} is no time; give seconds, as 5, or inf")
+    return number
+
+
 def valid_unicode(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Text without the stand-ins for bytes that are no UTF-8.
 
@@ -64,10 +90,15 @@ def valid_unicode(context: click.Context, option: click.Parameter, value: str | 
 
 
 def _damping(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not 0.0 <= number < math.inf:
         raise click.BadParameter(f"{value!r} is no damping; give a number of at least 0, as 0.1")
     return number
+
+
+def _number(value: str) -> float:
+    """A number; NaN, which is in no range, if it is none."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wherefrom.curvature.fitted import block
+from wherefrom.curvature.fitted import Rectangles, block
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.layers import Layer
 
@@ -80,15 +80,14 @@ class StandardBasis:
 
 Basis = Eigenbasis | DenseBasis | StandardBasis
 
+_Late = Callable[[Tensor], Tensor]
+"""What is done to gradients after the sum over tokens."""
+
 
 def gradients_of(pair: LayerPair) -> Tensor:
     """``sum_t delta_t a_t^T`` of each document, ``[doc, d_out, d_in]``, at least float32."""
     dtype = torch.promote_types(pair.activations.dtype, torch.float32)
     return torch.bmm(pair.deltas.to(dtype).transpose(1, 2), pair.activations.to(dtype))
-
-
-def _identity(gradients: Tensor) -> Tensor:
-    return gradients
 
 
 class GradientRotation:
@@ -97,10 +96,18 @@ class GradientRotation:
     In a Kronecker eigenbasis each side may be rotated token by token, which costs ``tokens d^2`` a
     document, or after the sum over tokens, which costs ``d^2 d_other``: the cheaper is taken.
     Activations rotated token by token are kept for the next layer that reads the same input.
+
+    Of a Kronecker or the standard basis only the vectors that a rectangle wants are used, and at
+    least one side is shortened before the sum: the whole gradient is never formed.
+
+    Args:
+        bases: Of each layer.
+        rectangles: Rows and columns of each layer's coordinates; all by default.
     """
 
-    def __init__(self, bases: tuple[Basis, ...]) -> None:
+    def __init__(self, bases: tuple[Basis, ...], rectangles: Rectangles | None = None) -> None:
         self._bases = bases
+        self._rectangles = rectangles
         self._rotated: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, pair: LayerPair) -> Tensor:
@@ -114,25 +121,38 @@ class GradientRotation:
         return self._parts(pair, max(1, _PART_BYTES // (4 * entries)))
 
     def _parts(self, pair: LayerPair, rows: int) -> Iterator[Tensor]:
-        basis = self._bases[pair.layer]
-        if isinstance(basis, Eigenbasis):
-            left, right, late = self._rotated_sides(pair, basis)
-        else:
-            dtype = torch.promote_types(pair.activations.dtype, torch.float32)
-            left, right = pair.deltas.to(dtype), pair.activations.to(dtype)
-            late = _identity if isinstance(basis, StandardBasis) else basis.coordinates
+        left, right, late = self._sides(pair)
         for start in range(0, len(left), rows):
             chosen = slice(start, start + rows)
             yield late(torch.bmm(left[chosen].transpose(1, 2), right[chosen]))
 
-    def _rotated_sides(
-        self, pair: LayerPair, basis: Eigenbasis
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    def _sides(self, pair: LayerPair) -> tuple[Tensor, Tensor, _Late]:
+        """Output gradients and activations to sum over tokens, and what is left to do then."""
+        basis = self._bases[pair.layer]
+        chosen = None
+        if self._rectangles is not None:
+            rows, columns = (side.to(pair.deltas.device) for side in self._rectangles[pair.layer])
+            chosen = rows, columns
+        if isinstance(basis, Eigenbasis):
+            if chosen is not None:
+                basis = Eigenbasis(basis.q_in[:, chosen[1]], basis.q_out[:, chosen[0]])
+            return self._rotated_sides(pair, basis)
+        dtype = torch.promote_types(pair.activations.dtype, torch.float32)
+        left, right = pair.deltas.to(dtype), pair.activations.to(dtype)
+        if isinstance(basis, StandardBasis):
+            if chosen is not None:
+                left, right = left[..., chosen[0]], right[..., chosen[1]]
+            return left, right, lambda gradients: gradients
+        if chosen is None:
+            return left, right, basis.coordinates
+        rows, columns = chosen
+        return left, right, lambda g: basis.coordinates(g)[:, rows[:, None], columns]
+
+    def _rotated_sides(self, pair: LayerPair, basis: Eigenbasis) -> tuple[Tensor, Tensor, _Late]:
         """Both sides, rotated token by token where that is cheaper, and what is left to do."""
         dtype = basis.q_in.dtype
         activations, deltas = pair.activations.to(dtype), pair.deltas.to(dtype)
-        tokens, d_out, d_in = deltas.shape[1], deltas.shape[2], activations.shape[2]
-        early_in, early_out = tokens <= d_out, tokens <= d_in
+        early_in, early_out = _early(deltas.shape[1], basis)
 
         def late(gradient: Tensor) -> Tensor:
             if not early_in:
@@ -147,6 +167,25 @@ class GradientRotation:
         if kept is None or kept[0] is not pair.activations or kept[1] is not basis.q_in:
             kept = self._rotated = pair.activations, basis.q_in, activations @ basis.q_in
         return kept[2]
+
+
+def _early(tokens: int, basis: Eigenbasis) -> tuple[bool, bool]:
+    """Whether to rotate inputs, and outputs, before the sum over tokens: what costs least.
+
+    Where only some basis vectors are used, one side at least.
+    """
+    (d_in, k_in), (d_out, k_out) = basis.q_in.shape, basis.q_out.shape
+
+    def cost(early: tuple[bool, bool]) -> int:
+        into, out = early
+        summed_in, summed_out = (k_in if into else d_in), (k_out if out else d_out)
+        before = (d_in * k_in if into else 0) + (d_out * k_out if out else 0)
+        after = (0 if into else d_in * k_in * summed_out) + (0 if out else d_out * k_out * k_in)
+        return tokens * (before + summed_in * summed_out) + after
+
+    ways = [(True, True), (True, False), (False, True)]
+    whole = k_in == d_in and k_out == d_out
+    return min([*ways, (False, False)] if whole else ways, key=cost)
 
 
 def bases_state(bases: tuple[Basis, ...]) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ from wherefrom.curvature.fitted import (
     CurvatureKind,
     FittedCurvature,
     GradientLabels,
+    Rectangles,
     block,
     require_damping,
     singular,
@@ -142,9 +143,9 @@ class FittedDataInf(FittedCurvature):
             _lambda(layer, squares, self.documents, damping)
         return replace(self, damping=damping)
 
-    def coordinates(self) -> GradientRotation:
+    def coordinates(self, rectangles: Rectangles | None = None) -> GradientRotation:
         """Turns pairs into gradients in M's eigenbasis, or leaves them."""
-        return GradientRotation(self.bases)
+        return GradientRotation(self.bases, rectangles)
 
     def raw(self, layer: int, coordinates: Tensor) -> Tensor:
         """Back from the eigenbasis, float64."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from wherefrom.curvature.bases import (
 from wherefrom.curvature.fitted import (
     CurvatureKind,
     FittedCurvature,
+    Rectangles,
     block,
     require_damping,
     singular,
@@ -103,9 +105,9 @@ class FittedEigen(FittedCurvature):
         values = self.eigenvalues[layer]
         return values + self.damping * values.mean()
 
-    def coordinates(self) -> GradientRotation:
-        """Turns pairs into gradients in the eigenbasis."""
-        return GradientRotation(self.bases)
+    def coordinates(self, rectangles: Rectangles | None = None) -> GradientRotation:
+        """Turns pairs into gradients in the eigenbasis, or into rectangles of them."""
+        return GradientRotation(self.bases, rectangles)
 
     def raw(self, layer: int, coordinates: Tensor) -> Tensor:
         """Back from the eigenbasis, float64."""
@@ -127,6 +129,17 @@ class FittedEigen(FittedCurvature):
     def mean_inverse(self, layer: int) -> float:
         """Mean of ``1 / (Lambda_l + lambda_l)``."""
         return float(self.damped(layer).reciprocal().mean())
+
+    def expected_energy(self, layer: int) -> Tensor | None:
+        """``Lambda / (Lambda + lambda)``; the identity knows no ``Lambda``.
+
+        By numpy, whose sums do not depend on threads or devices: what is chosen by these must be
+        the same wherever the index is opened.
+        """
+        if self.kind == "identity":
+            return None
+        values = np.ascontiguousarray(self.eigenvalues[layer].cpu().numpy())
+        return torch.from_numpy(values / (values + self.stored_damping * np.mean(values)))
 
     def state(self) -> dict[str, Tensor]:
         """Bases and eigenvalues; the identity needs neither."""

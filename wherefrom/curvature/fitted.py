@@ -16,7 +16,7 @@ use another damping than the one that documents were stored with.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "CurvatureKind",
     "FittedCurvature",
     "GradientLabels",
+    "Rectangles",
     "block",
     "require_damping",
     "require_finite",
@@ -46,6 +47,9 @@ GradientLabels = Literal["model", "own", "none"]
 
 Coordinates = Callable[[LayerPair], Tensor]
 """Pairs -> ``[doc, d_out, d_in]`` gradients in the curvature's basis; good for one pass."""
+
+Rectangles = Sequence[tuple[Tensor, Tensor]]
+"""For each layer int64 positions of rows and of columns of its coordinates."""
 
 LARGEST_DAMPING = 1e15
 """Where scores are long since gradient dot products."""
@@ -79,8 +83,14 @@ class FittedCurvature(ABC):
         """
 
     @abstractmethod
-    def coordinates(self) -> Coordinates:
-        """What writes gradients in the basis: an orthogonal map, so that inner products stay."""
+    def coordinates(self, rectangles: Rectangles | None = None) -> Coordinates:
+        """What writes gradients in the basis: an orthogonal map, so that inner products stay.
+
+        Args:
+            rectangles: Of each layer, the rows and columns that are wanted; all by default. Pairs
+                then become ``[doc, rows, columns]``, without the rest being computed where the
+                basis allows it.
+        """
 
     @abstractmethod
     def raw(self, layer: int, coordinates: Tensor) -> Tensor:
@@ -116,6 +126,13 @@ class FittedCurvature(ABC):
         """``g^T (G_l + lambda_l)^-1 g`` of each gradient, float64 ``[doc]``; never negative."""
         products = coordinates.double() * self.solve(layer, coordinates)
         return products.flatten(1).sum(1).clamp_(min=0.0)
+
+    def expected_energy(self, layer: int) -> Tensor | None:
+        """``E phi^2 = Lambda / (Lambda + lambda)`` of each coordinate, float64 ``[d_out, d_in]``.
+
+        With the damping documents were stored with. ``None`` where it is not known.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

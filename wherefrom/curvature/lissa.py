@@ -24,6 +24,7 @@ from wherefrom.curvature.fitted import (
     CurvatureKind,
     FittedCurvature,
     GradientLabels,
+    Rectangles,
     block,
     require_damping,
     singular,
@@ -167,9 +168,9 @@ class FittedLiSSA(FittedCurvature):
     def _shift(self, layer: int, damping: float) -> float:
         return damping * self.traces[layer] / self.layers[layer].size
 
-    def coordinates(self) -> GradientRotation:
+    def coordinates(self, rectangles: Rectangles | None = None) -> GradientRotation:
         """Turns pairs into gradients."""
-        return GradientRotation(tuple(StandardBasis() for _ in self.layers))
+        return GradientRotation(tuple(StandardBasis() for _ in self.layers), rectangles)
 
     def raw(self, layer: int, coordinates: Tensor) -> Tensor:
         """The coordinates, float64."""

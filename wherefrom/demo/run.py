@@ -139,6 +139,7 @@ def _trace(
             completion=passage.text[middle:],
             k=HITS,
             sign="proponents",
+            rerank="stored",
         )
         year = _year(passage.metadata)
         found.append(((year, year), _years(answer)))

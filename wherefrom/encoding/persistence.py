@@ -11,20 +11,27 @@ from safetensors.torch import load_file, save_file
 
 from wherefrom.curvature.kinds import curvature_from_state
 from wherefrom.encoding.encoder import Encoder
-from wherefrom.encoding.reduction import make_reduction
+from wherefrom.encoding.factory import make_encoder
+from wherefrom.encoding.stages import Stages
 from wherefrom.errors import IntegrityError
 from wherefrom.gradients.layers import Layer
 
 __all__ = ["ENCODER_FILE", "load_encoder", "save_encoder"]
 
 ENCODER_FILE = "encoder.safetensors"
-_PREFIX = "curvature."
+_CURVATURE = "curvature."
+_PCA = "pca.basis"
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Write the fitted curvature as safetensors; the reduction is a function of its seed."""
-    state = encoder.curvature.state()
-    save_file({f"{_PREFIX}{name}": tensor.cpu() for name, tensor in state.items()}, path)
+    """Write the fitted curvature and the PCA's basis as safetensors.
+
+    The other stages follow from these and from what the manifest holds.
+    """
+    state = {_CURVATURE + name: tensor for name, tensor in encoder.curvature.state().items()}
+    if encoder.pca is not None:
+        state[_PCA] = encoder.pca.contiguous()
+    save_file({name: tensor.cpu() for name, tensor in state.items()}, path)
 
 
 def load_encoder(
@@ -35,9 +42,7 @@ def load_encoder(
     damping: float,
     documents: int,
     report: Mapping[str, float],
-    reduction: str,
-    dimension: int,
-    seed: int,
+    stages: Stages,
     device: torch.device,
 ) -> Encoder:
     """Read a fitted encoder, mapping its file into memory where that is possible.
@@ -49,22 +54,21 @@ def load_encoder(
         damping: Its damping.
         documents: How many it was fitted on.
         report: What its fit measured about itself.
-        reduction: Kind of reduction.
-        dimension: Entries of a vector.
-        seed: Of the reduction.
+        stages: What is done with whitened gradients.
         device: Where to put it.
 
     Raises:
         IntegrityError: The file is missing or is no safetensors file.
         CurvatureError: It does not fit the layers.
+        WherefromError: It does not fit the stages.
     """
     try:
         stored = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"{path} cannot be read ({error}); build the index again") from error
-    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
+    basis = stored.pop(_PCA, None)
+    tensors = {name.removeprefix(_CURVATURE): tensor for name, tensor in stored.items()}
     curvature = curvature_from_state(
         kind, layers, tensors, documents=documents, damping=damping, report=report
     )
-    sizes = tuple(layer.size for layer in layers)
-    return Encoder(curvature, make_reduction(reduction, sizes, dimension, seed))
+    return make_encoder(curvature, stages, basis)

@@ -9,15 +9,12 @@ is built beside the old one, which is replaced only when the new one is complete
 from __future__ import annotations
 
 import os
-import platform
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +24,12 @@ from wherefrom.curvature.fitted import Curvature, FittedCurvature
 from wherefrom.curvature.kinds import make_curvature
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
-from wherefrom.encoding.reduction import make_reduction
 from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import batches, documents_at_once
 from wherefrom.gradients.extractor import GradientExtractor
-from wherefrom.gradients.fingerprints import fingerprint
 from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
-from wherefrom.gradients.layers import Layer, select_layers
+from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.models import LoadedModel, ModelSource, load_model
 from wherefrom.gradients.objectives import (
     CausalLM,
@@ -44,31 +39,33 @@ from wherefrom.gradients.objectives import (
     SequenceClassification,
     TextObjective,
 )
+from wherefrom.indexer.background import background, seconds_per_document
+from wherefrom.indexer.choice import Chosen, EncoderChoice
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.indexer.options import BuildOptions
 from wherefrom.indexer.prepare import Skipped, bind_to_text, passages
+from wherefrom.indexer.provenance import (
+    curvature_record,
+    encoder_record,
+    layer_records,
+    model_record,
+    now,
+    versions,
+)
 from wherefrom.indexer.sources import Source, TensorSource, TextSource, sample
 from wherefrom.indexer.vacuity import VACUOUS, gradient_dot_correlation
 from wherefrom.indexer.workplace import refuse_taken_path, workplace
 from wherefrom.records import Document, Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
-    AdapterRecord,
     CorpusRecord,
-    CurvatureRecord,
     DocumentTable,
-    EncoderRecord,
-    LayerRecord,
     Manifest,
-    ModelRecord,
     ObjectiveRecord,
     ScanCopy,
     file_sha256,
     write_atomically,
 )
-
-if TYPE_CHECKING:
-    from wherefrom.store.manifest import CodeType
 
 __all__ = ["Documents", "IndexBuilder"]
 
@@ -174,47 +171,36 @@ class IndexBuilder:
             recipe = make_curvature(self._options.curvature, self._options.damping)
             fisher = self._fisher(source, recipe)
             curvature = self._fit(source, recipe, fisher)
-            encoder, dtype = self._encoder(curvature)
-            notes = self._check_vacuity(source, curvature)
+            chosen = self._choose(source, curvature)
+            encoder = chosen.encoder
+            notes = [*self._check_vacuity(source, curvature), *self._note(chosen.note)]
             write_atomically(folder / ENCODER_FILE, partial(save_encoder, encoder))
             table = DocumentTable.create(
                 folder,
                 metadata=source.metadata,
                 dimension=encoder.dimension,
-                dtype=dtype,
+                bits=chosen.stages.bits,
                 inputs=source.inputs,
             )
             tokens = self._encode(source, encoder, table)
             stored = table.seal()
-            self._progress("writing the scan copy", 0, 1)
+            self._progress("measuring the index", 0, 2)
+            seed = self._options.seed
+            seconds = seconds_per_document(self._extractor, source, seed)
+            found = background(self._extractor, encoder, source, table, seed)
+            self._progress("measuring the index", 1, 2)
             scan = ScanCopy.build(table, folder / SCAN_DIRECTORY)
-            self._progress("writing the scan copy", 1, 1)
+            self._progress("measuring the index", 2, 2)
             stack.close()
-            width = 2 if dtype == "float16" else 4
             manifest = Manifest(
-                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                model=self._model_record(),
-                layers=tuple(_layer_record(layer) for layer in self._extractor.layers),
+                created=now(),
+                model=model_record(self._loaded, self.objective),
+                layers=layer_records(self._extractor.layers),
                 objective=ObjectiveRecord(
                     kind=self.objective.kind, options=dict(self.objective.options())
                 ),
-                curvature=CurvatureRecord(
-                    kind=curvature.kind,
-                    damping=curvature.damping,
-                    whitened=all(map(curvature.whitens, range(len(curvature.layers)))),
-                    fisher=fisher,
-                    fit_documents=curvature.documents,
-                    seed=self._options.seed,
-                    report=dict(curvature.report),
-                ),
-                encoder=EncoderRecord(
-                    kind=encoder.reduction.kind,
-                    dimension=encoder.dimension,
-                    dtype=dtype,
-                    bytes_per_document=width * encoder.dimension,
-                    seed=self._options.seed,
-                    file_sha256=file_sha256(folder / ENCODER_FILE),
-                ),
+                curvature=curvature_record(curvature, fisher, seed),
+                encoder=encoder_record(chosen, file_sha256(folder / ENCODER_FILE)),
                 corpus=CorpusRecord(
                     documents=len(table),
                     parents=skipped.parents or len(table),
@@ -228,7 +214,9 @@ class IndexBuilder:
                 inputs=source.inputs,
                 store=stored,
                 scan=scan,
-                versions=_versions(),
+                background=found,
+                seconds_per_document=seconds,
+                versions=versions(),
                 replay=self._replay or "",
                 warnings=tuple(notes),
             )
@@ -295,16 +283,18 @@ class IndexBuilder:
         )
         return recipe.fit(pseudo, documents=total)
 
-    def _encoder(self, curvature: FittedCurvature) -> tuple[Encoder, CodeType]:
-        sizes = tuple(layer.size for layer in curvature.layers)
-        budget, kind = self._options.bytes_per_document, self._options.encoder
-        if kind == "auto":
-            kind = "none" if 4 * sum(sizes) <= budget else "sketch"
-        if kind == "none":
-            return Encoder(curvature, make_reduction("none", sizes, 0, 0)), "float32"
-        dimension = min(budget // 2, sum(sizes))
-        reduction = make_reduction("sketch", sizes, dimension, self._options.seed)
-        return Encoder(curvature, reduction), "float16"
+    def _choose(self, source: Source, curvature: FittedCurvature) -> Chosen:
+        choice = EncoderChoice(
+            self._extractor,
+            curvature,
+            source,
+            self._options.wish,
+            budget=self._options.bytes_per_document,
+            fidelity=self._options.fidelity,
+            batch_size=self._batch_size(source),
+            progress=partial(self._progress, "choosing the encoder"),
+        )
+        return choice.choose()
 
     def _encode(self, source: Source, encoder: Encoder, table: DocumentTable) -> int:
         size = max(16, min(_LONGEST_SHARD, _SHARD_BYTES // (4 * encoder.dimension)))
@@ -350,27 +340,14 @@ class IndexBuilder:
             f"documents to fit on{'' if curvature.kind == 'ekfac' else ', another curvature'} or a "
             "smaller damping may help"
         )
-        warnings.warn(note, stacklevel=4)
-        return [note]
+        return self._note(note)
 
-    def _model_record(self) -> ModelRecord:
-        loaded, objective = self._loaded, self.objective
-        tokenizer = objective.bound_tokenizer if isinstance(objective, TextObjective) else None
-        found = fingerprint(loaded.module, tokenizer)
-        return ModelRecord(
-            kind=loaded.kind,
-            source=loaded.source,
-            task=loaded.task,
-            dtype=found.dtype,
-            weights_sha256=found.weights_sha256,
-            tokenizer_sha256=found.tokenizer_sha256,
-            architecture=found.architecture,
-            adapter=(
-                None
-                if found.adapter_sha256 is None
-                else AdapterRecord(source=loaded.adapter_source, sha256=found.adapter_sha256)
-            ),
-        )
+    def _note(self, note: str | None) -> list[str]:
+        """Warn of something that the manifest will hold, too."""
+        if note is None:
+            return []
+        warnings.warn(note, stacklevel=5)
+        return [note]
 
 
 def _objective_for(loaded: LoadedModel, seed: int) -> Objective:
@@ -383,14 +360,3 @@ def _objective_for(loaded: LoadedModel, seed: int) -> Objective:
 def _are_tensors(documents: Documents) -> TypeGuard[tuple[Tensor, ...]]:
     """A tuple is a pair of tensors, unless it holds documents."""
     return isinstance(documents, tuple) and not any(isinstance(d, Document) for d in documents)
-
-
-def _layer_record(layer: Layer) -> LayerRecord:
-    return LayerRecord(
-        name=layer.name, kind=layer.kind, d_in=layer.d_in, d_out=layer.d_out, bias=layer.bias
-    )
-
-
-def _versions() -> dict[str, str]:
-    names = ("wherefrom", "torch", "transformers", "lancedb", "pyarrow", "numpy", "safetensors")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from wherefrom.curvature.fitted import require_damping
 from wherefrom.curvature.kinds import make_curvature
+from wherefrom.encoding.stages import CODE_BITS, REDUCTIONS, Bits
 from wherefrom.errors import CurvatureError, WherefromError
 from wherefrom.gradients.fisher import Fisher
+from wherefrom.indexer.candidates import EncoderWish
 
 __all__ = ["SMALLEST_BUDGET", "BuildOptions"]
 
@@ -25,7 +28,10 @@ class BuildOptions:
     fisher: Fisher | None = None
     layers: str | Sequence[str] | None = None
     encoder: str = "auto"
-    bytes_per_document: int = 4096
+    bits: int | None = None
+    pca: int | None = None
+    bytes_per_document: int | None = None
+    fidelity: float | None = None
     fit_documents: int | float | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -53,15 +59,7 @@ class BuildOptions:
                 f"fisher={self.fisher!r} does not go with curvature={self.curvature!r}, which is "
                 f"fitted on {what}; leave fisher out"
             )
-        if self.encoder not in ("auto", "sketch", "none"):
-            raise WherefromError(
-                f"encoder={self.encoder!r} is unknown; choose 'auto', 'sketch' or 'none'"
-            )
-        if self.bytes_per_document < SMALLEST_BUDGET:
-            raise WherefromError(
-                f"bytes_per_document={self.bytes_per_document} is too small; give at least "
-                f"{SMALLEST_BUDGET}"
-            )
+        self._require_encoder()
         share = self.fit_documents
         if share is not None and not (share >= 1 if isinstance(share, int) else 0.0 < share <= 1.0):
             raise WherefromError(
@@ -69,3 +67,28 @@ class BuildOptions:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise WherefromError(f"batch_size={self.batch_size} is not allowed; give at least 1")
+
+    @property
+    def wish(self) -> EncoderWish:
+        """What is asked for of the encoder."""
+        return EncoderWish(self.encoder, cast("Bits | None", self.bits), self.pca, self.seed)
+
+    def _require_encoder(self) -> None:
+        if self.encoder not in ("auto", *REDUCTIONS):
+            names = ", ".join(map(repr, ("auto", *REDUCTIONS)))
+            raise WherefromError(f"encoder={self.encoder!r} is unknown; choose one of {names}")
+        if self.bits is not None and self.bits not in CODE_BITS:
+            raise WherefromError(
+                f"bits={self.bits!r} is not possible; choose one of {list(CODE_BITS)}"
+            )
+        if self.pca is not None and self.pca < 1:
+            raise WherefromError(f"pca={self.pca} is not possible; give at least 1")
+        if self.bytes_per_document is not None and self.bytes_per_document < SMALLEST_BUDGET:
+            raise WherefromError(
+                f"bytes_per_document={self.bytes_per_document} is too small; give at least "
+                f"{SMALLEST_BUDGET}"
+            )
+        if self.fidelity is not None and not 0.0 < self.fidelity <= 1.0:
+            raise WherefromError(
+                f"fidelity={self.fidelity} is not allowed; give a number in (0, 1], as 0.95"
+            )

@@ -23,7 +23,7 @@ from wherefrom.store import InputRecord
 if TYPE_CHECKING:
     from wherefrom.store.manifest import ColumnType
 
-__all__ = ["Shard", "Source", "TensorSource", "TextSource", "sample"]
+__all__ = ["Shard", "Source", "TensorSource", "TextSource", "disjoint_samples", "sample"]
 
 
 class Shard(Protocol):
@@ -165,8 +165,27 @@ def sample(source: Source, wanted: int | float | None, seed: int) -> NDArray[np.
     )
     if number >= count:
         return None
+    return disjoint_samples(source, (number,), seed)[0]
+
+
+def disjoint_samples(
+    source: Source, sizes: Sequence[int], seed: int
+) -> list[NDArray[np.bool_]]:
+    """Samples of documents, chosen as by :func:`sample`, that overlap only where there are too few.
+
+    Args:
+        source: The corpus.
+        sizes: Of the samples; none holds more than all documents.
+        seed: Of the choice.
+    """
+    count = len(source)
     keys = np.fromiter((document_key(d) for d in source.doc_ids()), np.uint64, count)
-    order = uniforms(key_of(seed, 3), keys, 1)[:, 0]
-    chosen = np.zeros(count, bool)
-    chosen[np.argpartition(order, number)[:number]] = True
-    return chosen
+    order = np.argsort(uniforms(key_of(seed, 3), keys, 1)[:, 0], kind="stable")
+    samples, start = [], 0
+    for size in sizes:
+        taken = order[np.arange(start, start + min(size, count)) % count]
+        mask = np.zeros(count, bool)
+        mask[taken] = True
+        samples.append(mask)
+        start += size
+    return samples

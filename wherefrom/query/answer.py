@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wherefrom.query.measurement import measurement_of
-from wherefrom.records import Certificate, Hit, Query, QuerySet
+from wherefrom.records import Certificate, Hit, Normalise, Query, QuerySet, Sign
 
 __all__ = ["ANSWER_SCHEMA", "Answer"]
 
@@ -30,8 +30,11 @@ class Answer:
         log_likelihood: Value of the measurement: nats of the completion under the model, or the
             difference, mean or sum of several.
         scored_tokens: How many predictions count.
+        sign: Which lists were asked for; the other one is empty.
+        normalise: What documents are ranked by: scores, cosines, or l-RelatIF.
         damping: Under which the scores are, in units of a layer's mean eigenvalue.
-        residual: Relative residual of the solution, for curvatures solved by iteration.
+        refined: Steps of conjugate gradients that the query was refined by.
+        residual: Relative residual of the solution, where it was solved for by iteration.
         index: Path, manifest digest, N, curvature, damping and encoder of the index.
         where: The metadata filter, as given.
         seconds: Time from question to answer.
@@ -43,7 +46,10 @@ class Answer:
     certificate: Certificate
     log_likelihood: float
     scored_tokens: int
+    sign: Sign
+    normalise: Normalise
     damping: float
+    refined: int
     residual: float | None
     index: Mapping[str, Any]
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +63,10 @@ class Answer:
             "query": None if self.query is None else asdict(self.query),
             "log_likelihood": self.log_likelihood,
             "scored_tokens": self.scored_tokens,
+            "sign": self.sign,
+            "normalise": self.normalise,
             "damping": self.damping,
+            "refined": self.refined,
             "residual": self.residual,
             "proponents": [_plain(hit) for hit in self.proponents],
             "opponents": [_plain(hit) for hit in self.opponents],

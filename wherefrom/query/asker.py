@@ -10,6 +10,7 @@ from torch import nn
 
 from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.persistence import ENCODER_FILE, load_encoder
+from wherefrom.encoding.stages import Stages
 from wherefrom.errors import IntegrityError, MismatchError, ModelError
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.fingerprints import Fingerprint, check_fingerprint, fingerprint
@@ -103,12 +104,23 @@ def load_asker(
         damping=manifest.curvature.damping,
         documents=manifest.curvature.fit_documents,
         report=manifest.curvature.report,
-        reduction=manifest.encoder.kind,
-        dimension=manifest.encoder.dimension,
-        seed=manifest.encoder.seed,
+        stages=_stages(manifest),
         device=extractor.device,
     )
     return Asker(extractor, encoder)
+
+
+def _stages(manifest: Manifest) -> Stages:
+    record = manifest.encoder
+    return Stages(
+        reduce=record.reduce,
+        reduced=record.reduced,
+        bits=record.bits,
+        kept=record.kept,
+        pca=record.pca,
+        rotate=record.rotate,
+        seed=record.seed,
+    )
 
 
 def _checked(file: Path, sha256: str) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,41 +15,27 @@ from torch import Tensor
 
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.errors import ModelError, QueryError
-from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.examples import (
-    Examples,
-    TensorExamples,
-    TextExamples,
-    batches,
-    documents_at_once,
-)
 from wherefrom.gradients.models import ModelSource
-from wherefrom.gradients.objectives import Objective, TextObjective
+from wherefrom.gradients.objectives import Objective
+from wherefrom.query.accelerators import Accelerators
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
+from wherefrom.query.documents import document_batches, row_blocks
 from wherefrom.query.exact import energies, exact_products, preconditioned
-from wherefrom.query.questions import (
-    Asked,
-    EncodedQuestion,
-    Queries,
-    Question,
-    ask,
-    encode,
-    questions,
-)
-from wherefrom.query.search import inner_products, search
+from wherefrom.query.options import QueryOptions
+from wherefrom.query.questions import Asked, Queries, Question, ask, questions
+from wherefrom.query.respond import Responder
+from wherefrom.query.search import inner_products
 from wherefrom.query.sweep import DampingSweep, dampings_around, sweep_of
-from wherefrom.records import Certificate, Document, Hit, QuerySet, Reduce, Sign
-from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, StoredRows, Where
+from wherefrom.records import Normalise, QuerySet, Reduce, Rerank, Sign, Tier
+from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, Where
+from wherefrom.store.accelerators import AcceleratorKind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Index", "Tier"]
+__all__ = ["Index"]
 
-Tier = Literal["stored", "exact"]
-
-_ROWS_PER_READ = 1024
 _QUERY_BYTES = 1 << 30
 
 
@@ -89,6 +76,7 @@ class Index:
         """
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
+        self._device = device
         self._table = DocumentTable.open(self.path, self.manifest)
         self._scan = ScanCopy.open(self.path / SCAN_DIRECTORY, self.manifest.scan)
         record = self.manifest.model
@@ -112,14 +100,6 @@ class Index:
         """
         return self._model().encoder.curvature
 
-    def _model(self) -> Asker:
-        if self._asker is None:
-            raise ModelError(
-                f"{self.path} was built from a model in memory, which it cannot load by itself; "
-                "open it with wf.open(path, model=your_model)"
-            )
-        return self._asker
-
     def query(
         self,
         *,
@@ -134,6 +114,14 @@ class Index:
         sign: Sign = "both",
         where: Where | None = None,
         damping: float | None = None,
+        normalise: Normalise = "none",
+        rerank: Rerank = "auto",
+        rerank_seconds: float = 5.0,
+        candidates: int = 100,
+        refine: int = 0,
+        refine_damping: float | None = None,
+        refine_documents: int = 512,
+        backend: str = "scan",
     ) -> Answer:
         """The documents that most influenced an output of the model.
 
@@ -150,6 +138,19 @@ class Index:
             sign: ``both``, ``proponents`` or ``opponents``.
             where: Filter on metadata, as ``{"year": ("<", 1900)}``.
             damping: Another damping than the index's, in the same units; nothing is re-indexed.
+            normalise: What to rank by: scores (``none``), their ``cosine`` in the whitened space,
+                or ``relatif``, scores divided by the documents' norms (Barshan et al. 2020).
+            rerank: ``stored`` ranks by stored vectors; ``recompute`` runs the best documents again
+                and ranks them by exact, uncompressed scores; ``auto`` recomputes if that fits
+                ``rerank_seconds`` by the speed that the build measured.
+            rerank_seconds: What recomputing may take.
+            candidates: How many documents of each sign to recompute.
+            refine: Steps of conjugate gradients on the Gauss-Newton matrix of all layers, with the
+                curvature as preconditioner; see ``docs/guide.md``.
+            refine_damping: Damping of that matrix, in units of a layer's mean eigenvalue.
+            refine_documents: On how many documents it stands.
+            backend: What proposes candidates: ``scan``, or the name of an accelerator that
+                :meth:`accelerate` made. Scores do not depend on it.
 
         Returns:
             The answer; its scores are nats of the measurement per added copy, positive =
@@ -159,11 +160,22 @@ class Index:
             QueryError: The question is not well formed.
             CurvatureError: The damping is not allowed.
             FilterError: The filter is not.
+            IntegrityError: Stored rows, or the accelerator, differ from their digests.
         """
-        started = time.perf_counter()
-        _require_count(k)
-        if sign not in ("both", "proponents", "opponents"):
-            raise QueryError(f"sign={sign!r} is unknown; give 'both', 'proponents' or 'opponents'")
+        options = QueryOptions(
+            k=k,
+            sign=sign,
+            where=dict(where or {}),
+            damping=damping,
+            normalise=normalise,
+            rerank=rerank,
+            rerank_seconds=rerank_seconds,
+            candidates=candidates,
+            refine=refine,
+            refine_damping=refine_damping,
+            refine_documents=refine_documents,
+            backend=backend,
+        )
         question = self._question(
             prompt=prompt,
             completion=completion,
@@ -173,25 +185,24 @@ class Index:
             queries=queries,
             reduce=reduce,
         )
-        (encoded,) = self._encoded([question], damping)
-        ordinals = self._table.where(where) if where else None
-        found = search(self._table, self._scan, encoded.vector, k, sign=sign, ordinals=ordinals)
-        scale = self.manifest.scale
-        proponents, opponents = self._hits(found.proponents, found.opponents)
-        bound = None if found.next_bound is None else found.next_bound * scale
-        return Answer(
-            query=question.asked,
-            proponents=proponents,
-            opponents=opponents,
-            certificate=Certificate("stored", True, found.documents, found.candidates, bound),
-            log_likelihood=encoded.nats,
-            scored_tokens=question.scored_tokens,
-            damping=self.manifest.curvature.damping if damping is None else damping,
-            residual=encoded.residual,
-            index=self._identity(),
-            where=dict(where or {}),
-            seconds=time.perf_counter() - started,
-        )
+        return self._respond([question], options)[0]
+
+    def answers(
+        self, queries: Queries, options: QueryOptions | None = None
+    ) -> list[Answer]:
+        """An answer to each of several questions, which share one scan of the index.
+
+        They are, to the last bit, what :meth:`query` answers one by one.
+
+        Args:
+            queries: Text queries, sets of them, or ``(inputs, targets)`` tensors.
+            options: How to answer; as the defaults of :meth:`query`.
+
+        Raises:
+            QueryError: A question is not well formed.
+        """
+        asked = list(questions(self._model(), self.manifest.inputs, queries))
+        return self._respond(asked, options or QueryOptions()) if asked else []
 
     def sweep_damping(
         self,
@@ -200,7 +211,7 @@ class Index:
         k: int = 10,
         **asked: Unpack[Asked],
     ) -> DampingSweep:
-        """How stable a ranking is under other dampings; nothing is re-indexed.
+        """How stable a ranking of stored scores is under other dampings; nothing is re-indexed.
 
         Args:
             dampings: What to try; by default a tenth to ten times the index's own.
@@ -212,11 +223,14 @@ class Index:
             QueryError: The question is not well formed.
             CurvatureError: A damping is not allowed.
         """
-        _require_count(k)
+        options = QueryOptions(k=k)
         question = self._question(**asked)
         own = self.manifest.curvature.damping
         tried = dampings_around(own, dampings)
-        encoded = [self._encoded([question], damping)[0] for damping in (None, *tried)]
+        encoded = [
+            self._responder.encoded([question], replace(options, damping=damping))[0]
+            for damping in (None, *tried)
+        ]
         reference, *others = self._stored_scores(np.stack([one.vector for one in encoded]))
         return sweep_of(
             question.asked,
@@ -230,56 +244,21 @@ class Index:
             k,
         )
 
-    def _question(self, **asked: Unpack[Asked]) -> Question:
-        return ask(self._model(), self.manifest.inputs, **asked)
+    def accelerate(self, kind: AcceleratorKind) -> None:
+        """Make a vector index that proposes candidates, and record it in the manifest.
 
-    def _encoded(self, asked: Sequence[Question], damping: float | None) -> list[EncodedQuestion]:
-        asker = self._model()
-        with asker.extractor.session():
-            return [encode(asker, question, damping) for question in asked]
+        Args:
+            kind: ``faiss-flat``, ``faiss-sq8``, ``faiss-rabitq`` or ``lance-ivf``; ask with
+                ``query(..., backend=kind)``.
 
-    def _hits(self, *lists: Sequence[tuple[int, float]]) -> list[tuple[Hit, ...]]:
-        """Hits for lists of ``(ordinal, inner product)``; their rows are read at once."""
-        ordinals = [ordinal for found in lists for ordinal, _ in found]
-        if not ordinals:
-            return [() for _ in lists]
-        rows = self._table.rows(np.array(ordinals))
-        facts = iter(zip(rows.documents(), rows.tokens.tolist(), rows.norms.tolist(), strict=True))
-        return [
-            tuple(
-                self._hit(rank, product, *next(facts))
-                for rank, (_, product) in enumerate(found, start=1)
-            )
-            for found in lists
-        ]
-
-    def _hit(self, rank: int, product: float, document: Document, tokens: int, norm: float) -> Hit:
-        return Hit(
-            rank=rank,
-            doc_id=document.doc_id,
-            score=product * self.manifest.scale,
-            text=document.text,
-            metadata=document.metadata,
-            parent_id=document.parent_id,
-            char_start=document.char_start,
-            tokens=tokens,
-            norm=norm,
-        )
-
-    def _identity(self) -> Mapping[str, Any]:
-        manifest = self.manifest
-        return {
-            "path": str(self.path.resolve()),
-            "manifest_sha256": manifest.digest,
-            "documents": len(self),
-            "objective": manifest.objective.kind,
-            "curvature": manifest.curvature.kind,
-            "damping": manifest.curvature.damping,
-            "fisher": manifest.curvature.fisher,
-            "encoder": manifest.encoder.kind,
-            "bytes_per_document": manifest.encoder.bytes_per_document,
-            "weights_sha256": manifest.model.weights_sha256,
-        }
+        Raises:
+            QueryError: The kind is unknown.
+            MissingExtraError: FAISS is not installed.
+            StorageError: The disk refuses.
+        """
+        self.manifest = self._accelerators.build(kind)
+        self.__dict__.pop("_responder", None)
+        self.__dict__.pop("_accelerators", None)
 
     def encode(self, queries: Queries, *, damping: float | None = None) -> NDArray[np.float32]:
         """The vectors that stored vectors are searched with, ``[query, dimension]``.
@@ -287,16 +266,16 @@ class Index:
         ``index.vectors() @ index.encode(queries).T / len(index)`` are the stored scores.
         """
         asked = list(questions(self._model(), self.manifest.inputs, queries))
-        vectors = [encoded.vector for encoded in self._encoded(asked, damping)]
-        return (
-            np.stack(vectors) if vectors else np.empty((0, self.manifest.encoder.dimension), "f4")
-        )
+        if not asked:
+            return np.empty((0, self.manifest.encoder.dimension), np.float32)
+        encoded = self._responder.encoded(asked, QueryOptions(damping=damping))
+        return np.stack([one.vector for one in encoded])
 
     def vectors(self) -> NDArray[np.float32]:
         """All stored vectors, ``[document, dimension]``, in the order of :meth:`doc_ids`."""
         out = np.empty((len(self), self.manifest.encoder.dimension), np.float32)
-        for start, rows in self._rows():
-            out[start : start + len(rows)] = rows.codes
+        for positions, rows in row_blocks(self._table):
+            out[positions] = rows.vectors
         return out
 
     def doc_ids(self) -> list[str]:
@@ -311,7 +290,7 @@ class Index:
         Args:
             queries: Text queries, sets of them, or tensors.
             tier: ``exact`` runs all documents through the model again, uncompressed; ``stored``
-                takes inner products of stored vectors, as :meth:`query` does.
+                takes inner products of stored vectors.
             damping: Another damping than the index's.
 
         Returns:
@@ -334,14 +313,9 @@ class Index:
         found = []
         for start in range(0, len(asked), at_once):
             solved = preconditioned(asker.extractor, curvature, asked[start : start + at_once])
-            found.append(exact_products(asker.extractor, solved, self._documents(), len(self)))
+            documents = document_batches(self._table, asker.extractor)
+            found.append(exact_products(asker.extractor, solved, documents, len(self)))
         return np.concatenate(found) * self.manifest.scale
-
-    def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        out = np.empty((len(vectors), len(self)))
-        for start, rows in self._rows():
-            out[:, start : start + len(rows)] = inner_products(rows.codes, vectors)
-        return out * self.manifest.scale
 
     def self_influence(self) -> NDArray[np.float64]:
         """Influence of every document on itself, float64 ``[document]``, never negative.
@@ -352,37 +326,38 @@ class Index:
         Raises:
             ModelError: They must be run again, but the index was opened without its model.
         """
-        if self.manifest.curvature.whitened:
-            norms = [rows.norms for _, rows in self._rows()]
-            return np.square(np.concatenate(norms)) * self.manifest.scale
+        if self.manifest.curvature.whitened and self.manifest.encoder.reduce != "energy":
+            return np.square(self._scan.whole) * self.manifest.scale
         asker = self._model()
-        found = energies(asker.extractor, asker.encoder.curvature, self._documents(), len(self))
+        documents = document_batches(self._table, asker.extractor)
+        found = energies(asker.extractor, asker.encoder.curvature, documents, len(self))
         return found * self.manifest.scale
 
-    def _rows(self) -> Iterator[tuple[int, StoredRows]]:
-        start = 0
-        size = max(1, min(_ROWS_PER_READ, (1 << 25) // self.manifest.encoder.dimension))
-        for rows in self._table.batches(size):
-            yield start, rows
-            start += len(rows)
+    def _model(self) -> Asker:
+        if self._asker is None:
+            raise ModelError(
+                f"{self.path} was built from a model in memory, which it cannot load by itself; "
+                "open it with wf.open(path, model=your_model)"
+            )
+        return self._asker
 
-    def _documents(self) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """All documents in batches for the model, with their positions in the index."""
-        extractor = self._model().extractor
-        objective = extractor.objective
-        at_once = documents_at_once(32, extractor.layers, objective.copies)
-        for start, rows in self._rows():
-            examples: Examples
-            if rows.inputs is not None and rows.targets is not None:
-                examples = TensorExamples(rows.inputs, rows.targets, rows.doc_ids)
-            elif isinstance(objective, TextObjective):
-                examples = TextExamples.of(rows.documents(), objective)
-            else:
-                raise ModelError(f"{objective.kind} reads tensors, but this index holds text")
-            for chosen, batch in batches(examples, max_documents=at_once):
-                yield chosen + start, batch
+    @cached_property
+    def _responder(self) -> Responder:
+        return Responder(self.path, self.manifest, self._table, self._scan, self._model())
 
+    @cached_property
+    def _accelerators(self) -> Accelerators:
+        return Accelerators(self.path, self.manifest, self._table, self._device)
 
-def _require_count(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k <= 0:
-        raise QueryError(f"k={k!r} is not allowed; give a whole number of at least 1")
+    def _respond(self, asked: Sequence[Question], options: QueryOptions) -> list[Answer]:
+        accelerator = self._accelerators.open(options.backend)
+        return self._responder.respond(asked, options, accelerator)
+
+    def _question(self, **asked: Unpack[Asked]) -> Question:
+        return ask(self._model(), self.manifest.inputs, **asked)
+
+    def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        out = np.empty((len(vectors), len(self)))
+        for positions, rows in row_blocks(self._table):
+            out[:, positions] = inner_products(rows.vectors, vectors)
+        return out * self.manifest.scale

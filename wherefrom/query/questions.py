@@ -79,12 +79,19 @@ class EncodedQuestion:
     Attributes:
         vector: float32 ``[dimension]``.
         nats: Value of the measurement.
-        residual: Relative residual of the solution, for curvatures solved by iteration.
+        residual: Relative residual of the solution, where it was solved for by iteration.
+        damping: Under which, in units of a layer's mean eigenvalue.
+        refined: Steps of conjugate gradients taken.
+        solved: What these found, of each layer float64 ``[d_out, d_in]`` in the curvature's
+            coordinates; ``None`` where the fitted curvature itself was inverted.
     """
 
     vector: NDArray[np.float32]
     nats: float
     residual: float | None
+    damping: float
+    refined: int = 0
+    solved: tuple[Tensor, ...] | None = None
 
 
 def ask(
@@ -196,7 +203,13 @@ def encode(asker: Asker, question: Question, damping: float | None) -> EncodedQu
         nats += weight * float(encoded.nats[0])
         if encoded.residual is not None:
             residuals.append(encoded.residual)
-    return EncodedQuestion(vector.astype(np.float32), nats, max(residuals, default=None))
+    own = asker.encoder.curvature.damping
+    return EncodedQuestion(
+        vector.astype(np.float32),
+        nats,
+        max(residuals, default=None),
+        own if damping is None else damping,
+    )
 
 
 def _examples(

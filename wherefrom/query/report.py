@@ -22,7 +22,7 @@ from wherefrom.query import wording
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import Measurement
 from wherefrom.query.printable import printable_lines
-from wherefrom.records import Hit, Query, QuerySet
+from wherefrom.records import Hit, Normalise, Query, QuerySet
 from wherefrom.store import write_bytes_atomically
 
 __all__ = ["write_report"]
@@ -32,16 +32,18 @@ _QUERIES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """One sign's hits; ``top`` is the absolute score that a full bar stands for."""
+    """One sign's hits, and what they are ranked by; ``top`` is what a full bar stands for."""
 
     title: str
     kind: str
     hits: tuple[Hit, ...]
+    normalise: Normalise
     top: float
 
     def bar(self, hit: Hit) -> str:
         """Width of a hit's bar in per cent."""
-        return f"{100 * abs(hit.score) / self.top:.1f}" if self.top else "0"
+        value = abs(wording.ranked_value(hit, self.normalise))
+        return f"{100 * value / self.top:.1f}" if self.top else "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +122,25 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
         style=Markup(style),
         style_digest=digest,
         indexes=_indexes(answer for _, answer in sections),
+        percentiles=any(
+            hit.percentile is not None
+            for _, answer in sections
+            for hit in (*answer.proponents, *answer.opponents)
+        ),
         contracts=list(dict.fromkeys(wording.measured(answer).contract for _, answer in sections)),
         wording=wording,
     )
 
 
 def _rankings(answer: Answer, measured: Measurement) -> list[_Ranking]:
+    by = answer.normalise
     hits = (*answer.proponents, *answer.opponents)
-    top = max((abs(hit.score) for hit in hits), default=0.0)
+    top = max((abs(wording.ranked_value(hit, by)) for hit in hits), default=0.0)
+    ranking = wording.ranked_by(answer)
+    how = "" if ranking is None else f"; {ranking[1]}"
     both = [
-        _Ranking(f"Proponents: {measured.raised}", "pro", answer.proponents, top),
-        _Ranking(f"Opponents: {measured.lowered}", "con", answer.opponents, top),
+        _Ranking(f"Proponents: {measured.raised}{how}", "pro", answer.proponents, by, top),
+        _Ranking(f"Opponents: {measured.lowered}{how}", "con", answer.opponents, by, top),
     ]
     return [ranking for ranking in both if ranking.hits]
 

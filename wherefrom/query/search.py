@@ -1,27 +1,107 @@
 """Certified search: the true top k of the stored vectors, with scores in float64.
 
-The scan bounds every document's inner product. The documents with the best estimates are scored in
-full first; then every other document whose upper bound reaches the k-th best score so far. So the
-true top k is among those scored, ties included. Scores are computed from the stored rows, row by
-row in one fixed order, so they do not depend on what else was asked, on chunking, threads or
-backend.
+A backend proposes candidates with a bound on all other documents; the candidates are scored in full
+from their stored rows; and while a document that was left out could still enter by its bound, more are
+asked for. So the true top k is among those scored, ties included. Scores are computed row by row
+in one fixed order: they do not depend on what else was asked, on chunking, threads or backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wherefrom.query.scan import Bounds, scan
+from wherefrom.errors import QueryError
+from wherefrom.query.scan import Candidates, scan
 from wherefrom.records import Sign
-from wherefrom.store import DocumentTable, ScanCopy
+from wherefrom.store import DocumentTable, ScanCopy, StoredRows
+from wherefrom.store.accelerators import Accelerator
 
-__all__ = ["Found", "inner_products", "search"]
+__all__ = ["DIRECTIONS", "Found", "Ranked", "Ranking", "Searcher", "inner_products"]
 
-_ROWS = 512
+DIRECTIONS: dict[Sign, tuple[int, ...]] = {
+    "both": (1, -1),
+    "proponents": (1,),
+    "opponents": (-1,),
+}
+"""The ends of a ranking: +1 for the most positive scores, -1 for the most negative ones."""
+
+_ENTRIES_PER_READ = 1 << 23
+_MOST_ROWS = 512
+_FIRST, _WIDENED = 4, 4
+_SMALLEST = float(np.nextafter(0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A scored document.
+
+    Attributes:
+        ordinal: Its position in the index.
+        product: Inner product with the query, not divided by N.
+        rows: The rows it was read with.
+        position: Which of them is its own.
+    """
+
+    ordinal: int
+    product: float
+    rows: StoredRows
+    position: int
+
+    @property
+    def doc_id(self) -> str:
+        """The document's id."""
+        return self.rows.doc_ids[self.position]
+
+    @property
+    def norm(self) -> float:
+        """Norm of the document's uncompressed vector."""
+        return float(self.rows.norms[self.position])
+
+
+@dataclass(slots=True)
+class Ranking:
+    """One end of the ranking, filled as documents are scored.
+
+    Attributes:
+        direction: +1 or -1.
+        k: At most how many.
+        normalised: Whether products are divided by the documents' norms.
+        rest: Upper bound, in this direction, of what was not scored; ``-inf`` if all was.
+    """
+
+    direction: int
+    k: int
+    normalised: bool = False
+    rest: float = -np.inf
+    _best: list[tuple[float, str, Ranked]] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> float:
+        """What a further document has to reach: the k-th best so far, or more than nothing."""
+        return self._best[-1][0] if len(self._best) == self.k else _SMALLEST
+
+    def add(self, scored: Sequence[Ranked]) -> None:
+        """Take in scored documents; larger is better, ties go by doc_id."""
+        for one in scored:
+            value = self.value(one)
+            if value >= self.threshold:
+                self._best.append((value, one.doc_id, one))
+                self._best.sort(key=lambda entry: (-entry[0], entry[1]))
+                del self._best[self.k :]
+
+    def value(self, one: Ranked) -> float:
+        """What a document is ranked by, in this direction."""
+        if not self.normalised:
+            return self.direction * one.product
+        return self.direction * one.product / one.norm if one.norm > 0.0 else 0.0
+
+    def best(self) -> list[Ranked]:
+        """The best so far, best first."""
+        return [one for _, _, one in self._best]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +109,14 @@ class Found:
     """Result of a search, in units of inner products (not divided by N).
 
     Attributes:
-        proponents: ``(ordinal, inner product)`` of the k largest positive ones, best first, ties
-            by doc_id.
-        opponents: Likewise of the k most negative ones.
+        rankings: One for each direction asked for.
         documents: How many documents were searched.
-        candidates: How many had their inner product computed in full.
-        next_bound: Upper bound, in the directions asked for, of all others; ``None`` without any.
+        scored: Positions of those whose inner product was computed in full.
     """
 
-    proponents: list[tuple[int, float]]
-    opponents: list[tuple[int, float]]
+    rankings: tuple[Ranking, ...]
     documents: int
-    candidates: int
-    next_bound: float | None
+    scored: frozenset[int]
 
 
 def inner_products(
@@ -59,103 +134,133 @@ def inner_products(
     return out
 
 
-class _Direction:
-    """The best k of one end of the ranking, as rows are scored; larger is better."""
-
-    def __init__(self, sign: float, k: int) -> None:
-        self.sign = sign
-        self._k = k
-        self._best: list[tuple[float, str, int]] = []
-
-    @property
-    def threshold(self) -> float:
-        """What a further document has to reach: the k-th best so far, or more than nothing."""
-        full = len(self._best) == self._k
-        return self._best[-1][0] if full else float(np.nextafter(0.0, 1.0))
-
-    def add(
-        self, ordinals: NDArray[np.int64], doc_ids: list[str], products: NDArray[np.float64]
-    ) -> None:
-        """Take in scored documents."""
-        signed = self.sign * products
-        for i in np.flatnonzero(signed >= self.threshold):
-            self._best.append((float(signed[i]), doc_ids[i], int(ordinals[i])))
-        self._best.sort(key=lambda entry: (-entry[0], entry[1]))
-        del self._best[self._k :]
-
-    def found(self) -> list[tuple[int, float]]:
-        """The best: ordinals and inner products."""
-        return [(ordinal, self.sign * value) for value, _, ordinal in self._best]
-
-
-def search(
-    table: DocumentTable,
-    copy: ScanCopy,
-    query: NDArray[np.float32],
-    k: int,
-    *,
-    sign: Sign = "both",
-    ordinals: NDArray[np.int64] | None = None,
-) -> Found:
-    """The top k documents by inner product, of each sign asked for; ties by doc_id.
+class Searcher:
+    """Finds the documents with the largest stored scores.
 
     Args:
         table: Stored rows.
         copy: Their scan copy.
-        query: float32 ``[dimension]``.
-        k: At most how many of each sign, positive.
-        sign: Which ends of the ranking.
-        ordinals: Documents to search; all by default.
-
-    Raises:
-        QueryError: The query vector is not finite.
-        IntegrityError: A candidate's row differs from its digest.
+        accelerator: What proposes candidates in place of the scan.
     """
-    bounds = scan(copy, query, ordinals)
-    proponents, opponents = _Direction(1.0, k), _Direction(-1.0, k)
-    asked = {
-        "both": [proponents, opponents],
-        "proponents": [proponents],
-        "opponents": [opponents],
-    }[sign]
-    done = np.zeros(len(bounds.ordinals), bool)
-    for wanted in _rounds(bounds, asked, done, 2 * k):
-        for start in range(0, len(wanted), _ROWS):
-            chosen = bounds.ordinals[wanted[start : start + _ROWS]]
-            rows = table.rows(chosen)
-            products = inner_products(rows.codes, query[None])[0]
-            for direction in asked:
-                direction.add(chosen, rows.doc_ids, products)
-        done[wanted] = True
-    rest = ~done
-    limits = [float(_upper(bounds, d)[rest].max()) for d in asked] if rest.any() else []
-    return Found(
-        proponents.found(),
-        opponents.found(),
-        len(bounds.ordinals),
-        int(done.sum()),
-        max(0.0, *limits) if limits else None,
-    )
 
+    def __init__(
+        self, table: DocumentTable, copy: ScanCopy, accelerator: Accelerator | None = None
+    ) -> None:
+        self._table = table
+        self._copy = copy
+        self._accelerator = accelerator
 
-def _upper(bounds: Bounds, direction: _Direction) -> NDArray[np.float64]:
-    """Upper bounds in a direction."""
-    return direction.sign * bounds.estimate + bounds.error
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        sign: Sign = "both",
+        ordinals: NDArray[np.int64] | None = None,
+        normalised: bool = False,
+    ) -> list[Found]:
+        """The top k documents by inner product, of each sign asked for; ties by doc_id.
 
+        Args:
+            queries: float32 ``[query, dimension]``; all of them are answered by one scan.
+            k: At most how many of each sign, positive.
+            sign: Which ends of the ranking.
+            ordinals: Documents to search; all by default.
+            normalised: Rank by inner products divided by the documents' uncompressed norms.
 
-def _rounds(
-    bounds: Bounds, asked: list[_Direction], done: NDArray[np.bool_], first: int
-) -> Iterator[NDArray[np.int64]]:
-    """Which documents to score: the best estimates first, then all that could still enter."""
-    best = np.zeros(len(done), bool)
-    for direction in asked:
-        estimate = direction.sign * bounds.estimate
-        if first < len(estimate):
-            best[np.argpartition(-estimate, first)[:first]] = True
+        Raises:
+            QueryError: A query vector is not finite.
+            IntegrityError: A candidate's row differs from its digest.
+        """
+        if not np.isfinite(queries).all():
+            raise QueryError("the query's gradient holds NaN or infinity; check the completion")
+        count = len(self._copy) if ordinals is None else len(ordinals)
+        directions = DIRECTIONS[sign]
+        if self._accelerator is None:
+            proposed = scan(
+                self._copy, queries, k, directions, ordinals=ordinals, normalised=normalised
+            )
+            rounds: Iterator[Sequence[Iterator[Candidates]]] = (
+                [iter([candidates]) for candidates in one] for one in proposed
+            )
         else:
-            best[:] = True
-    yield np.flatnonzero(best)
-    left = np.zeros(len(done), bool)
-    for direction in asked:
-        left |= _upper(bounds, direction) >= direction.threshold
-    yield np.flatnonzero(left & ~done)
+            rounds = (
+                [self._accelerated(query, k, d, ordinals, count) for d in directions]
+                for query in queries
+            )
+        return [
+            self._rank(query, k, directions, proposals, count, normalised)
+            for query, proposals in zip(queries, rounds, strict=True)
+        ]
+
+    def _rank(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        directions: Sequence[int],
+        proposals: Sequence[Iterator[Candidates]],
+        count: int,
+        normalised: bool,
+    ) -> Found:
+        """Score candidates until no document that was left out can enter."""
+        rankings = tuple(Ranking(direction, k, normalised) for direction in directions)
+        scored: set[int] = set()
+        pending = {i: proposal for i, proposal in enumerate(proposals)}
+        while pending:
+            proposed = {i: next(proposal) for i, proposal in pending.items()}
+            for i, candidates in proposed.items():
+                rankings[i].rest = candidates.rest
+            wanted = _union(proposed.values(), scored)
+            for ranked in self._scored(wanted, query):
+                for ranking in rankings:
+                    ranking.add(ranked)
+            scored.update(wanted.tolist())
+            pending = {
+                i: pending[i] for i in pending if rankings[i].rest >= rankings[i].threshold
+            }
+        return Found(rankings, count, frozenset(scored))
+
+    def read(self, ordinals: NDArray[np.int64], query: NDArray[np.float32]) -> list[Ranked]:
+        """Documents with their stored scores, in the order asked for."""
+        return [one for part in self._scored(ordinals, query) for one in part]
+
+    def _scored(
+        self, ordinals: NDArray[np.int64], query: NDArray[np.float32]
+    ) -> Iterator[list[Ranked]]:
+        size = max(1, min(_MOST_ROWS, _ENTRIES_PER_READ // len(query)))
+        for start in range(0, len(ordinals), size):
+            chosen = ordinals[start : start + size]
+            rows = self._table.rows(chosen)
+            products = inner_products(rows.vectors, query[None])[0]
+            rows.__dict__.pop("vectors", None)  # large, and not needed any more
+            pairs = zip(chosen.tolist(), products.tolist(), strict=True)
+            yield [Ranked(ordinal, product, rows, i) for i, (ordinal, product) in enumerate(pairs)]
+
+    def _accelerated(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        direction: int,
+        ordinals: NDArray[np.int64] | None,
+        count: int,
+    ) -> Iterator[Candidates]:
+        """Ever more of an accelerator's candidates; in the end, the scan's."""
+        accelerator = self._accelerator
+        error = np.inf if accelerator is None else accelerator.error(query)
+        wanted = _FIRST * k
+        while accelerator is not None and np.isfinite(error) and wanted < count // 2:
+            found, scores = accelerator.search(query, wanted, direction, ordinals)
+            if len(found) < wanted:
+                break
+            order = np.argsort(found)
+            rest = float(scores[-1]) + error
+            yield Candidates(found[order], scores[order], np.full(len(found), error), rest)
+            wanted *= _WIDENED
+        ((candidates,),) = scan(self._copy, query[None], k, (direction,), ordinals=ordinals)
+        yield candidates
+
+
+def _union(proposed: Iterable[Candidates], done: set[int]) -> NDArray[np.int64]:
+    """Candidates that were not scored yet, ascending."""
+    every = np.unique(np.concatenate([candidates.ordinals for candidates in proposed]))
+    return every[[ordinal not in done for ordinal in every.tolist()]] if done else every

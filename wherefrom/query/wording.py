@@ -8,16 +8,22 @@ from typing import Any
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import Measurement, measurement_of
-from wherefrom.records import Certificate, Query, QuerySet
+from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recall, Tier
 
 __all__ = [
     "NO_PROOF",
+    "PERCENTILE",
+    "background_in_words",
     "certificate_in_words",
     "damping_in_words",
     "empty_in_words",
     "filter_in_words",
     "index_in_words",
     "measured",
+    "percentile_in_words",
+    "ranked_by",
+    "ranked_value",
+    "refined_in_words",
     "residual_in_words",
     "set_in_words",
     "signed",
@@ -30,9 +36,25 @@ NO_PROOF = (
     "It is no proof that text was copied, and no measure of similarity."
 )
 
-_TIERS = {
-    "stored": "the scores of the stored vectors",
-    "exact": "scores of uncompressed gradients, computed anew",
+PERCENTILE = "share of random document/query pairs with a smaller cosine, in per cent"
+
+_RANKED_BY: dict[Normalise, tuple[str, str]] = {
+    "cosine": ("cosine", "ranked by cosine in the whitened space"),
+    "relatif": ("l-RelatIF", "ranked by l-RelatIF (score / norm of the document)"),
+}
+_VALUES: dict[Normalise, str] = {
+    "none": "scores",
+    "cosine": "cosines",
+    "relatif": "l-RelatIF scores",
+}
+_UNITS: dict[Normalise, str] = {
+    "none": "{} nats",
+    "cosine": "a cosine of {}",
+    "relatif": "{} nats per unit of norm",
+}
+_TIERS: dict[Tier, str] = {
+    "stored": "the {} of the stored vectors",
+    "exact": "{} of uncompressed gradients, computed anew",
 }
 _INDEX_LABELS = {
     "path": "Index",
@@ -57,24 +79,64 @@ def value_in_words(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def certificate_in_words(certificate: Certificate) -> str:
-    """What a certificate vouches for, in one or two sentences."""
+def ranked_by(answer: Answer) -> tuple[str, str] | None:
+    """What documents are ranked by, where that is not the score: its name, and in words."""
+    return _RANKED_BY.get(answer.normalise)
+
+
+def ranked_value(hit: Hit, normalise: Normalise) -> float:
+    """What a hit is ranked by."""
+    return {"none": hit.score, "cosine": hit.cosine, "relatif": hit.relatif}[normalise]
+
+
+def percentile_in_words(percentile: float) -> str:
+    """A percentile with one decimal, which never rounds to an end that it does not reach."""
+    if 0.0 < percentile < 100.0:
+        percentile = min(max(percentile, 0.1), 99.9)
+    return f"{percentile:.1f}"
+
+
+def certificate_in_words(answer: Answer) -> str:
+    """What an answer's certificate vouches for, in two or three sentences."""
+    certificate = answer.certificate
     searched = _counted(certificate.documents, "document")
-    by = _TIERS[certificate.tier]
+    by = _TIERS[certificate.tier].format(_VALUES[answer.normalise])
     if certificate.documents == 0:
         return "Nothing was searched: no document passes the filter."
     if not certificate.certified:
-        return (
+        start = (
             f"Not certified: the best of {certificate.candidates:,} candidates among {searched}, "
-            f"by {by}; a stronger document may be missing."
+            f"by {by}; "
         )
+        if certificate.recall is None or not (answer.proponents or answer.opponents):
+            return start + "a stronger document may be missing."
+        return start + _recall(answer, certificate.recall)
     start = f"Certified: no stronger document exists among the {searched} searched, by {by}. "
-    if certificate.next_bound is None:
+    if certificate.candidates == certificate.documents:
         return start + "Each of them was scored in full."
+    proposed = "" if certificate.backend == "scan" else f", proposed by {certificate.backend},"
     return start + (
-        f"{certificate.candidates:,} of them were scored in full; bounds on the scores of all "
-        f"others, {certificate.next_bound:.3g} nats at most, rule them out."
+        f"{certificate.candidates:,} of them{proposed} were scored in full; bounds on all others "
+        f"rule them out{_bounds(answer)}."
     )
+
+
+def background_in_words(answer: Answer) -> str | None:
+    """Whether the strongest hits stand out from chance; ``None`` where nothing was compared."""
+    background = answer.certificate.background
+    if background is None:
+        return None
+    verdicts = {"Proponents": background.proponents, "Opponents": background.opponents}
+    pairs = f"{_counted(background.pairs, 'random document/query pair')}"
+    sentences = []
+    for stands, says in (
+        (True, f"stand out from {pairs}"),
+        (False, f"do not stand out: {_chance(background)} reach as far"),
+    ):
+        which = [name for name, verdict in verdicts.items() if verdict is stands]
+        if which:
+            sentences.append(f"{' and '.join(which).capitalize()} {says}.")
+    return " ".join(sentences) or None
 
 
 def measured(answer: Answer) -> Measurement:
@@ -104,9 +166,20 @@ def set_in_words(query: QuerySet) -> str:
 def damping_in_words(answer: Answer) -> str | None:
     """The damping of the scores, where it is not the index's own."""
     own = answer.index["damping"]
-    if answer.damping == own:
+    if answer.refined or answer.damping == own:
         return None
     return f"{answer.damping:g} for this answer; the index was built with {own:g}"
+
+
+def refined_in_words(answer: Answer) -> str | None:
+    """How a query was refined, if it was."""
+    if not answer.refined:
+        return None
+    steps = _counted(answer.refined, "step")
+    return (
+        f"{steps} of conjugate gradients on the Gauss-Newton matrix of all layers, damping "
+        f"{answer.damping:g}"
+    )
 
 
 def residual_in_words(answer: Answer) -> str | None:
@@ -135,9 +208,45 @@ def filter_in_words(where: Mapping[str, Any]) -> str:
 def index_in_words(index: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What identifies an index, as ``(label, value)``."""
     return [
-        (_INDEX_LABELS.get(name, name.replace("_", " ").capitalize()), value_in_words(value))
+        (
+            _INDEX_LABELS.get(name, name.replace("_", " ").capitalize()),
+            f"{value:.0f}" if name == "bytes_per_document" else value_in_words(value),
+        )
         for name, value in index.items()
     ]
+
+
+def _recall(answer: Answer, recall: Recall) -> str:
+    """An estimated recall, of lists as long as they are."""
+    true = " + ".join(f"{len(hits)}" for hits in (answer.proponents, answer.opponents) if hits)
+    return (
+        f"they are expected to hold {_share(recall.estimate)} of the true top {true} "
+        f"({_share(recall.confidence)} interval {_share(recall.low)} to {_share(recall.high)}, "
+        f"from {_counted(recall.sample, 'random document')} scored exactly)."
+    )
+
+
+def _share(share: float) -> str:
+    """A share in per cent, which is called 100 only where it is."""
+    return "over 99%" if 0.995 <= share < 1.0 else f"{share:.0%}"
+
+
+def _bounds(answer: Answer) -> str:
+    """The largest value that a document left out could have, of each sign."""
+    found = answer.certificate
+    bounds = {"proponents": found.next_proponent, "opponents": found.next_opponent}
+    unit = _UNITS[answer.normalise]
+    known = [
+        f"{unit.format(f'{bound:.3g}')} for {name}"
+        for name, bound in bounds.items()
+        if bound is not None
+    ]
+    return f" (at most {' and '.join(known)})" if known else ""
+
+
+def _chance(background: Background) -> str:
+    noise = "" if background.noise is None else ", or the encoder's own noise,"
+    return f"random document/query pairs{noise}"
 
 
 def _pairs(condition: object) -> list[tuple[str, object]]:

@@ -6,11 +6,20 @@ An index is a directory::
     manifest.json        what the index was built from and with; written last, atomically
     encoder.safetensors  the fitted encoder (written by others, its digest is in the manifest)
     documents.lance/     the source of truth: one row per document, each with its own digest
-    scan/                int8 copy of the codes for the scan; rebuildable, digests in the manifest
+    scan/                copy of the codes for the scan; rebuildable, digests in the manifest
+    faiss/               FAISS indexes, if any were built; likewise
+    vectors.lance/       vectors in an indexed Lance table, if that was built; likewise
 """
 
 from __future__ import annotations
 
+from wherefrom.store.accelerators import (
+    Accelerator,
+    build_accelerator,
+    find_accelerator,
+    open_accelerator,
+)
+from wherefrom.store.codes import CodeFormat
 from wherefrom.store.digests import content_hash, file_sha256
 from wherefrom.store.directory import SCAN_DIRECTORY, begin_build, build_info, state
 from wherefrom.store.documents import DocumentTable
@@ -22,10 +31,16 @@ from wherefrom.store.durable import (
 )
 from wherefrom.store.filters import Condition, Where, parse_where, parse_wheres
 from wherefrom.store.manifest import (
+    AcceleratorKind,
+    AcceleratorRecord,
     AdapterRecord,
+    BackgroundRecord,
+    Bits,
+    ChoiceRecord,
     CorpusRecord,
     CurvatureRecord,
     EncoderRecord,
+    FidelityRecord,
     InputRecord,
     LayerRecord,
     Manifest,
@@ -33,34 +48,49 @@ from wherefrom.store.manifest import (
     ObjectiveRecord,
     ScanRecord,
     StoreRecord,
+    TriedRecord,
 )
+from wherefrom.store.quantise import Quantised
 from wherefrom.store.rows import StoredRows
 from wherefrom.store.scan import ScanChunk, ScanCopy
 
 __all__ = [
     "SCAN_DIRECTORY",
+    "Accelerator",
+    "AcceleratorKind",
+    "AcceleratorRecord",
     "AdapterRecord",
+    "BackgroundRecord",
+    "Bits",
+    "ChoiceRecord",
+    "CodeFormat",
     "Condition",
     "CorpusRecord",
     "CurvatureRecord",
     "DocumentTable",
     "EncoderRecord",
+    "FidelityRecord",
     "InputRecord",
     "LayerRecord",
     "Manifest",
     "ModelRecord",
     "ObjectiveRecord",
+    "Quantised",
     "ScanChunk",
     "ScanCopy",
     "ScanRecord",
     "StoreRecord",
     "StoredRows",
+    "TriedRecord",
     "Where",
     "begin_build",
+    "build_accelerator",
     "build_info",
     "content_hash",
     "file_sha256",
+    "find_accelerator",
     "fsync_tree",
+    "open_accelerator",
     "parse_where",
     "parse_wheres",
     "state",

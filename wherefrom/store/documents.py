@@ -25,7 +25,7 @@ from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.filters import Where, compile_where
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.manifest import (
-    CodeType,
+    Bits,
     ColumnType,
     InputRecord,
     Manifest,
@@ -70,7 +70,7 @@ class DocumentTable:
         *,
         metadata: Mapping[str, ColumnType],
         dimension: int,
-        dtype: CodeType,
+        bits: Bits,
         inputs: InputRecord | None = None,
     ) -> DocumentTable:
         """Make an empty table in the directory of an index.
@@ -79,7 +79,7 @@ class DocumentTable:
             index_dir: The index.
             metadata: Metadata columns and their types, in order; any names.
             dimension: Entries of a vector.
-            dtype: Type in which they are stored.
+            bits: Per stored entry.
             inputs: Types and shapes of tensor examples, if the documents are such.
 
         Raises:
@@ -87,7 +87,7 @@ class DocumentTable:
             StorageError: The disk refuses.
         """
         path = Path(index_dir) / TABLE_DIRECTORY
-        layout = TableLayout(dict(metadata), dimension, dtype, inputs)
+        layout = TableLayout(dict(metadata), dimension, bits, inputs)
         if path.exists():
             raise IndexExistsError(f"{path} exists already; choose another path for the index")
         with storage_errors(path):
@@ -107,7 +107,7 @@ class DocumentTable:
         """
         path = Path(index_dir) / TABLE_DIRECTORY
         encoder, recorded = manifest.encoder, manifest.store
-        layout = TableLayout(manifest.metadata, encoder.dimension, encoder.dtype, manifest.inputs)
+        layout = TableLayout(manifest.metadata, encoder.dimension, encoder.bits, manifest.inputs)
         with _reading(path):
             table = cast("LanceTable", _connect(index_dir).open_table(TABLE_NAME))
             table.checkout(recorded.table_version)
@@ -123,6 +123,11 @@ class DocumentTable:
     def __len__(self) -> int:
         """Number of documents."""
         return self._rows
+
+    @property
+    def version(self) -> int:
+        """Version of the table; a table opened to be read stays at the manifest's."""
+        return int(self._table.version)
 
     def append(
         self,
@@ -175,7 +180,7 @@ class DocumentTable:
         tensors = {name: values for name, values in given.items() if values is not None}
         if tensors.keys() != self.layout.tensors.keys():
             raise ValueError(f"the table holds tensors {list(self.layout.tensors)}")
-        stored = quantise(vectors, self.layout.dtype)
+        stored = quantise(vectors, self.layout.bits)
         batch = self.layout.encode(self._rows, documents, stored, norms, tokens, tensors)
         with storage_errors(self.path):
             self._table.add(pa.Table.from_batches([batch]))
@@ -188,7 +193,7 @@ class DocumentTable:
             StorageError: The disk refuses.
         """
         fsync_tree(self.path)
-        return StoreRecord(table_version=int(self._table.version), rows=self._rows)
+        return StoreRecord(table_version=self.version, rows=self._rows)
 
     def rows(self, ordinals: ArrayLike, *, fields: Collection[str] | None = None) -> StoredRows:
         """Read documents, in the order of ``ordinals`` (which may repeat).

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import CorpusError
 from wherefrom.records import Document, MetadataValue
+from wherefrom.store.codes import CodeFormat
 from wherefrom.store.columns import ARROW_TYPES, fit_value, metadata_column
 from wherefrom.store.digests import DIGEST_SIZE, content_hash, row_digests, utf8
-from wherefrom.store.manifest import CodeType, ColumnType, InputRecord
+from wherefrom.store.manifest import Bits, ColumnType, InputRecord
 from wherefrom.store.quantise import Quantised
 
 __all__ = ["TableLayout"]
@@ -30,34 +31,35 @@ class TableLayout:
 
     Attributes:
         metadata: Metadata columns and their types, in order.
-        dimension: Entries of a code.
-        dtype: Type of a code's entries.
+        dimension: Entries of a stored vector.
+        bits: Per entry.
         inputs: Types and shapes of tensor examples, if the documents are such.
     """
 
     metadata: Mapping[str, ColumnType]
     dimension: int
-    dtype: CodeType
+    bits: Bits
     inputs: InputRecord | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            ValueError: A type is unknown or the dimension not positive.
+            ValueError: A type is unknown, or there are no such codes.
         """
         unknown = {kind for kind in self.metadata.values() if kind not in get_args(ColumnType)}
         if unknown:
             raise ValueError(f"metadata types {sorted(unknown)}; use {get_args(ColumnType)}")
-        if self.dtype not in get_args(CodeType):
-            raise ValueError(f"dtype {self.dtype!r}; use one of {get_args(CodeType)}")
-        if self.dimension <= 0:
-            raise ValueError(f"dimension {self.dimension}; use a positive number")
+        CodeFormat(self.bits, self.dimension)
+
+    @property
+    def format(self) -> CodeFormat:
+        """The layout of a code."""
+        return CodeFormat(self.bits, self.dimension)
 
     @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema; ``row`` is a document's ordinal and its position in the scan files."""
-        code = pa.list_(pa.from_numpy_dtype(np.dtype(self.dtype)), self.dimension)
         fields = [
             pa.field("row", pa.int64(), nullable=False),
             pa.field("doc_id", pa.string(), nullable=False),
@@ -71,7 +73,7 @@ class TableLayout:
             pa.field("norm", pa.float64(), nullable=False),
             pa.field("residual_norm", pa.float64(), nullable=False),
             pa.field("scale", pa.float64(), nullable=False),
-            pa.field("code", code, nullable=False),
+            pa.field("code", self._code_type, nullable=False),
         ]
         for name, (dtype, shape) in self.tensors.items():
             width = dtype.itemsize * math.prod(shape)
@@ -138,9 +140,7 @@ class TableLayout:
         columns["norm"] = pa.array(norms, pa.float64())
         columns["residual_norm"] = pa.array(stored.residual_norms, pa.float64())
         columns["scale"] = pa.array(stored.scales, pa.float64())
-        columns["code"] = pa.FixedSizeListArray.from_arrays(
-            pa.array(stored.codes.reshape(-1)), self.dimension
-        )
+        columns["code"] = self._encode_codes(stored.codes)
         columns.update(self._encode_metadata(documents))
         names = self.schema.names[:-1]
         batch = pa.RecordBatch.from_arrays(
@@ -148,6 +148,18 @@ class TableLayout:
         )
         digests = pa.array(row_digests(batch), pa.binary(DIGEST_SIZE))
         return pa.RecordBatch.from_arrays([*batch.columns, digests], schema=self.schema)
+
+    @property
+    def _code_type(self) -> pa.DataType:
+        code = self.format
+        if code.packed:
+            return pa.binary(code.bytes)
+        return pa.list_(pa.from_numpy_dtype(code.dtype), code.dimension)
+
+    def _encode_codes(self, codes: NDArray[Any]) -> pa.Array:
+        if self.format.packed:
+            return _fixed_bytes(codes, self.format.bytes)
+        return pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), self.dimension)
 
     def _encode_metadata(self, documents: Sequence[Document]) -> dict[str, pa.Array]:
         for document in documents:
@@ -176,9 +188,13 @@ def _encode_tensor(
     if values is None or values.shape != (count, *shape) or values.dtype != dtype:
         given = "nothing" if values is None else f"{values.dtype} of shape {values.shape}"
         raise ValueError(f"{name}s: got {given}; expected {dtype} of shape {(count, *shape)}")
-    data = np.ascontiguousarray(values, dtype)
-    width = dtype.itemsize * math.prod(shape)
-    return pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(data)])
+    return _fixed_bytes(values.astype(dtype, copy=False), dtype.itemsize * math.prod(shape))
+
+
+def _fixed_bytes(rows: NDArray[Any], width: int) -> pa.Array:
+    """The ``width`` bytes of each of ``rows``."""
+    data = pa.py_buffer(np.ascontiguousarray(rows))
+    return pa.Array.from_buffers(pa.binary(width), len(rows), [None, data])
 
 
 def _encode_spans(document: Document) -> list[dict[str, int]] | None:

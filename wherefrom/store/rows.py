@@ -17,6 +17,7 @@ from wherefrom.records import Document, MetadataValue, Span
 from wherefrom.store.columns import metadata_column
 from wherefrom.store.digests import row_digests
 from wherefrom.store.layout import TableLayout
+from wherefrom.store.quantise import Quantised
 
 __all__ = ["FIELDS", "StoredRows", "stored_columns"]
 
@@ -32,7 +33,8 @@ FIELDS = {
     "tokens": ("tokens",),
     "norms": ("norm",),
     "residual_norms": ("residual_norm",),
-    "codes": ("scale", "code"),
+    "stored": ("scale", "code", "residual_norm"),
+    "vectors": ("scale", "code"),
     "inputs": ("input",),
     "targets": ("target",),
     "metadata": (),
@@ -149,13 +151,15 @@ class StoredRows:
         return self._numbers("residual_norm")
 
     @cached_property
-    def codes(self) -> NDArray[np.float64]:
-        """The stored vectors, scale applied (exactly), [n, dimension]."""
-        scales = self._numbers("scale")
-        entries = self._column("code").flatten().to_numpy()
-        codes = entries.astype(np.float64).reshape(len(self), self.layout.dimension)
-        codes *= scales[:, None]
-        return np.asarray(codes)
+    def stored(self) -> Quantised:
+        """The vectors as they are stored."""
+        scales, residual_norms = self._numbers("scale"), self.residual_norms
+        return Quantised(self.layout.format, self._codes(), scales, residual_norms)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float64]:
+        """The stored vectors, decoded (exactly), [n, dimension]."""
+        return self.layout.format.decode(self._codes(), self._numbers("scale"))
 
     @cached_property
     def metadata(self) -> list[dict[str, MetadataValue]]:
@@ -175,6 +179,10 @@ class StoredRows:
     def targets(self) -> NDArray[Any] | None:
         """Targets of tensor examples, [n, ...]; ``None`` if the documents are none."""
         return self._tensor("target")
+
+    def document(self, position: int) -> Document:
+        """One of the documents, rebuilt."""
+        return StoredRows(self.batch.slice(position, 1), self.layout).documents()[0]
 
     def documents(self) -> list[Document]:
         """The documents, rebuilt."""
@@ -217,7 +225,17 @@ class StoredRows:
         if name not in self.layout.tensors:
             return None
         dtype, shape = self.layout.tensors[name]
-        column = self._column(name)
-        width = dtype.itemsize * math.prod(shape)
-        data = column.buffers()[1][column.offset * width : (column.offset + len(column)) * width]
+        data = self._fixed_bytes(name, dtype.itemsize * math.prod(shape))
         return np.frombuffer(data, dtype).reshape(len(self), *shape)
+
+    def _codes(self) -> NDArray[Any]:
+        code = self.layout.format
+        if code.packed:
+            data = self._fixed_bytes("code", code.bytes)
+            return np.frombuffer(data, np.uint8).reshape(len(self), code.bytes)
+        entries = self._column("code").flatten().to_numpy()
+        return np.asarray(entries.reshape(len(self), code.dimension))
+
+    def _fixed_bytes(self, name: str, width: int) -> pa.Buffer:
+        column = self._column(name)
+        return column.buffers()[1][column.offset * width : (column.offset + len(column)) * width]

@@ -1,9 +1,9 @@
-"""The scan copy: int8 codes of all documents in flat files, memory-mapped for the exhaustive scan.
+"""The scan copy: codes of all documents in flat files, memory-mapped for the exhaustive scan.
 
 It is derived from the documents table, can be rebuilt from it, and is trusted only while its files
-match the digests in the manifest. With x a stored vector, c its int8 code, s the row's scale and
-r = ‖x - s c‖, Cauchy-Schwarz bounds what the scan misses of an inner product:
-``|⟨q, x⟩ - s ⟨q, c⟩| <= ‖q‖ r``.
+match the digests in the manifest. Codes of 1 to 8 bits are the table's own. With y a stored vector
+of 16 or 32 bits, c an int8 code of it, s the row's scale and r = ‖y - s c‖, Cauchy-Schwarz bounds
+what the scan misses of an inner product: ``|⟨q, y⟩ - s ⟨q, c⟩| <= ‖q‖ r``.
 """
 
 from __future__ import annotations
@@ -20,44 +20,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherefrom.errors import IntegrityError
+from wherefrom.store.codes import CodeFormat
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, storage_errors
 from wherefrom.store.manifest import ScanRecord
-from wherefrom.store.quantise import row_norms
+from wherefrom.store.quantise import ROUNDING, Quantised, few_bits, row_norms
+from wherefrom.store.rows import StoredRows
 
 __all__ = ["ScanChunk", "ScanCopy", "encode_rows"]
 
 _ALIGNMENT = 64
-_LARGEST_CODE = 127
-_SCALE_BITS = 24
-_ROUNDING = 1 + 1e-12
-_ENTRIES_PER_BATCH = 1 << 20
+_BYTES_PER_BATCH = 1 << 21
 _TYPES: dict[str, np.dtype[Any]] = {
-    "codes": np.dtype("i1"),
+    "codes": np.dtype("u1"),
     "scale": np.dtype("<f8"),
     "residual": np.dtype("<f8"),
     "norm": np.dtype("<f8"),
+    "lost": np.dtype("<f8"),
+    "whole": np.dtype("<f8"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ScanChunk:
-    """Some rows of a scan copy, m of them; not to be written to.
+    """Some rows of a scan copy, m of them, as described there; not to be written to.
 
     Attributes:
         ordinals: Positions of the documents in the index, [m].
-        codes: [m, width] int8.
+        codes: [m, width] uint8.
         scale: [m] float64.
         residual: [m] float64.
         norm: [m] float64.
+        lost: [m] float64.
+        whole: [m] float64.
     """
 
     ordinals: NDArray[np.int64]
-    codes: NDArray[np.int8]
+    codes: NDArray[np.uint8]
     scale: NDArray[np.float64]
     residual: NDArray[np.float64]
     norm: NDArray[np.float64]
+    lost: NDArray[np.float64]
+    whole: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,23 @@ class ScanCopy:
     """The memory-mapped files of n documents, read-only.
 
     Attributes:
-        codes: [n, width] int8 in -127..127; width is the dimension, padded with zeros to a
-            multiple of 64.
-        scale: [n] float64 of 24 significant bits, so that ``scale * code`` is exact; 1 for zero
-            rows.
-        residual: [n] float64, upper bounds of ‖x - scale * code‖.
+        format: What the codes mean; of 1 to 8 bits.
+        codes: [n, width] uint8, packed levels, padded with zero bytes to a multiple of 64.
+        scale: [n] float64 of 24 significant bits, so that ``scale * level`` is exact.
+        residual: [n] float64, upper bounds of ‖y - scale * level‖ for the stored vectors y; 0 where
+            the codes are the table's own.
         norm: [n] float64, norms of the stored vectors (correct to about 1e-15).
+        lost: [n] float64, upper bounds of ‖x - y‖ for the vectors x before quantisation.
+        whole: [n] float64, norms of the vectors before any encoding.
     """
 
-    codes: NDArray[np.int8]
+    format: CodeFormat
+    codes: NDArray[np.uint8]
     scale: NDArray[np.float64]
     residual: NDArray[np.float64]
     norm: NDArray[np.float64]
+    lost: NDArray[np.float64]
+    whole: NDArray[np.float64]
 
     @staticmethod
     def build(table: DocumentTable, directory: str | os.PathLike[str]) -> ScanRecord:
@@ -89,8 +99,8 @@ class ScanCopy:
             StorageError: The disk refuses.
         """
         folder = Path(directory)
-        rows, dimension = len(table), table.layout.dimension
-        width = -(-dimension // _ALIGNMENT) * _ALIGNMENT
+        rows, code = len(table), _scan_format(table.layout.format)
+        width = -(-code.bytes // _ALIGNMENT) * _ALIGNMENT
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
@@ -100,14 +110,16 @@ class ScanCopy:
                     )
                     for name, dtype in _TYPES.items()
                 }
-                for batch in table.batches(max(1, _ENTRIES_PER_BATCH // dimension)):
-                    for name, values in encode_rows(batch.codes, width).items():
+                for batch in table.batches(max(1, _BYTES_PER_BATCH // table.layout.format.bytes)):
+                    for name, values in _columns(batch, width).items():
                         writers[name].write(values)
                 files = {f"{name}.npy": writer.finish() for name, writer in writers.items()}
                 for writer in writers.values():
                     writer.publish()
             fsync_directory(folder)
-        return ScanRecord(rows=rows, width=width, files=files)
+        return ScanRecord(
+            rows=rows, width=width, bits=code.bits, dimension=code.dimension, files=files
+        )
 
     @classmethod
     def open(
@@ -132,7 +144,7 @@ class ScanCopy:
             arrays[name] = _map(path, dtype, _shape(name, record.rows, record.width))
             if verify and file_sha256(path) != record.files.get(path.name):
                 raise _damaged(path, "its SHA-256 is not the manifest's")
-        return cls(**arrays)
+        return cls(format=CodeFormat(record.bits, record.dimension), **arrays)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -155,25 +167,44 @@ class ScanCopy:
                 visited = np.arange(start, stop)
             else:
                 rows = visited = ordinals[start:stop]
-            yield ScanChunk(
-                visited, self.codes[rows], self.scale[rows], self.residual[rows], self.norm[rows]
-            )
+            yield ScanChunk(visited, **{name: getattr(self, name)[rows] for name in _TYPES})
 
 
-def encode_rows(vectors: NDArray[np.float64], width: int) -> dict[str, NDArray[Any]]:
-    """The scan copy's rows of the stored ``vectors`` [n, dimension], by the names of its files."""
+def encode_rows(vectors: NDArray[np.float64]) -> Quantised:
+    """Codes of 8 bits for stored ``vectors`` [n, dimension] of more, with little left out."""
+    code = CodeFormat(8, vectors.shape[1])
     largest = np.abs(vectors).max(axis=1)
-    # Few enough bits that scale * code is exact: the residual is then off by rounding of its own
-    # sum only, which _ROUNDING covers, even where it is next to nothing.
-    mantissa, exponent = np.frexp(largest / _LARGEST_CODE)
-    scale = np.ldexp(np.rint(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
-    scale[largest == 0] = 1.0
-    rounded = np.rint(vectors / scale[:, None])
-    codes = np.zeros((len(vectors), width), np.int8)
-    codes[:, : vectors.shape[1]] = rounded
-    rounded *= scale[:, None]
-    residual = row_norms(vectors - rounded) * _ROUNDING
-    return {"codes": codes, "scale": scale, "residual": residual, "norm": row_norms(vectors)}
+    # Few enough bits that scale * level is exact: the residual is then off by rounding of its own
+    # sum only, which ROUNDING covers, even where it is next to nothing.
+    scale = few_bits(largest / code.largest)
+    levels = np.rint(vectors / np.where(scale > 0, scale, 1)[:, None])
+    residual = row_norms(vectors - levels * scale[:, None]) * ROUNDING
+    return Quantised(code, code.pack(levels), scale, residual)
+
+
+def _scan_format(stored: CodeFormat) -> CodeFormat:
+    return stored if stored.packed else CodeFormat(8, stored.dimension)
+
+
+def _columns(rows: StoredRows, width: int) -> dict[str, NDArray[Any]]:
+    """The scan copy's rows of documents of the table, by the names of its files."""
+    stored = rows.stored
+    if stored.format.packed:
+        encoded, residual = stored, np.zeros(len(rows))
+        norm = stored.scales * np.sqrt(stored.format.squared_norms(stored.codes))
+    else:
+        encoded = encode_rows(rows.vectors)
+        residual, norm = encoded.residual_norms, row_norms(rows.vectors)
+    codes = np.zeros((len(rows), width), np.uint8)
+    codes[:, : encoded.format.bytes] = encoded.codes
+    return {
+        "codes": codes,
+        "scale": encoded.scales,
+        "residual": residual,
+        "norm": norm,
+        "lost": stored.residual_norms,
+        "whole": rows.norms,
+    }
 
 
 def _shape(name: str, rows: int, width: int) -> tuple[int, ...]:
@@ -202,8 +233,10 @@ class _ArrayWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._file.close()  # Writes what is buffered still: a full disk may refuse.
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, values: NDArray[Any]) -> None:
         data = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data

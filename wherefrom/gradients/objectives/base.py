@@ -114,6 +114,23 @@ class Probabilistic(Objective):
             f"fisher='expected' is not defined for {type(self).__name__}; use fisher='sampled'"
         )
 
+    def fisher_product(self, outputs: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+        """Each document's Fisher matrix of outputs, times a vector.
+
+        Args:
+            outputs: From :meth:`Objective.outputs`.
+            vectors: Of the shape of ``outputs``.
+            batch: Its documents; positions that are not scored give zero.
+
+        Raises:
+            CurvatureError: Not defined for this objective.
+            ModelError: Outputs are not finite (the document is named).
+        """
+        raise CurvatureError(
+            f"{type(self).__name__} has no fisher_product, which Gauss-Newton products need; "
+            "derive it from Categorical or Gaussian, or ask with refine=0"
+        )
+
 
 def require_finite(values: Tensor, batch: Batch) -> None:
     """Refuse a batch in which something of a document (one row of ``values``) is not finite.

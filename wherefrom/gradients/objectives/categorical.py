@@ -70,6 +70,15 @@ class Categorical(Probabilistic):
             gradient = self.pseudo_gradient(probabilities.clone(), targets, batch)
             yield gradient * weights[:, label, None]
 
+    def fisher_product(self, outputs: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+        """``p (v - sum_c p_c v_c)`` at scored positions, zero elsewhere."""
+        probabilities = self._finite_probabilities(outputs, batch)
+        weighted = probabilities * vectors.to(probabilities.dtype)
+        product = weighted - probabilities * weighted.sum(-1, keepdim=True)
+        if batch.scored is not None:
+            product.mul_(batch.scored.unsqueeze(-1))
+        return product
+
     def _finite_probabilities(self, outputs: Tensor, batch: Batch) -> Tensor:
         probabilities = self.probabilities(outputs, batch)
         # One column will do: a softmax with anything not finite in it is NaN throughout.

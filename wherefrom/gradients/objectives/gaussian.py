@@ -44,6 +44,11 @@ class Gaussian(Probabilistic):
             gradient[:, entry] = 1.0 / math.sqrt(self.variance)
             yield gradient.reshape(outputs.shape)
 
+    def fisher_product(self, outputs: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+        """``vectors / variance``."""
+        require_finite(outputs, batch)
+        return vectors / self.variance
+
 
 class Regression(Gaussian):
     """``model(inputs)`` gives predictions; squared error as a Gaussian log-likelihood.

@@ -1,0 +1,93 @@
+"""What an encoder does, stage by stage: reduce -> pca -> rotate -> quantise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from wherefrom.errors import WherefromError
+
+__all__ = ["CODE_BITS", "REDUCTIONS", "Bits", "ReductionKind", "Stages"]
+
+ReductionKind = Literal["sketch", "energy", "random", "none"]
+
+REDUCTIONS: tuple[ReductionKind, ...] = get_args(ReductionKind)
+"""Names of all reductions."""
+
+Bits = Literal[1, 2, 4, 8, 16, 32]
+
+CODE_BITS: tuple[Bits, ...] = get_args(Bits)
+"""Bits an entry can have: up to 8 an integer with one scale a row, 16 and 32 an IEEE float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of an encoder; with the fitted curvature (and the PCA's basis) they define it.
+
+    Attributes:
+        reduce: How a whitened gradient is shortened.
+        reduced: Entries that leaves; for ``none`` the number of weights.
+        bits: Of a stored entry.
+        kept: How many of a sketch's entries are single coordinates, those of the largest expected
+            energy, kept as they are; the sketch is of all others.
+        pca: Entries that a projection on fitted directions leaves; ``None`` without one.
+        rotate: Whether a random rotation spreads each vector evenly over its entries.
+        seed: Of everything random.
+
+    Raises:
+        WherefromError: A stage is not allowed; the message says which and what is.
+    """
+
+    reduce: ReductionKind
+    reduced: int
+    bits: Bits
+    kept: int = 0
+    pca: int | None = None
+    rotate: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.reduce not in REDUCTIONS:
+            names = ", ".join(map(repr, REDUCTIONS))
+            raise WherefromError(f"reduction {self.reduce!r} is unknown; choose one of {names}")
+        if self.bits not in CODE_BITS:
+            names = ", ".join(map(str, CODE_BITS))
+            raise WherefromError(f"{self.bits} bits an entry are not possible; choose {names}")
+        if self.reduced < 1:
+            raise WherefromError(f"an encoder needs at least 1 dimension, not {self.reduced}")
+        if self.kept and self.reduce != "sketch":
+            raise WherefromError(f"kept={self.kept} belongs to a sketch, not to {self.reduce!r}")
+        if not 0 <= self.kept < self.reduced:
+            raise WherefromError(
+                f"kept={self.kept} is not possible; give 0 to {self.reduced - 1}, so that the "
+                f"sketch to {self.reduced} entries has one left"
+            )
+        if self.pca is not None and not 1 <= self.pca <= self.reduced:
+            raise WherefromError(
+                f"pca={self.pca} is not possible; give 1 to {self.reduced}, what the reduction "
+                "leaves"
+            )
+
+    @property
+    def dimension(self) -> int:
+        """Entries of a vector."""
+        return self.reduced if self.pca is None else self.pca
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of a document's code."""
+        return -(-self.dimension * self.bits // 8)
+
+    def describe(self) -> str:
+        """One line, as ``sketch 32768 + 1024 kept, rotated, 1 bit``; the sum is the dimension."""
+        words = [f"{self.reduce} {self.reduced - self.kept}"]
+        if self.kept:
+            words[0] += f" + {self.kept} kept"
+        if self.pca is not None:
+            words.append(f"pca {self.pca}")
+        if self.rotate:
+            words.append("rotated")
+        words.append(
+            f"fp{self.bits}" if self.bits > 8 else f"{self.bits} bit{'s' if self.bits > 1 else ''}"
+        )
+        return ", ".join(words)

@@ -1,0 +1,100 @@
+"""What a build measures of its finished vectors: the background of cosines, and the model's speed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wherefrom.curvature.bases import gradients_of
+from wherefrom.encoding.encoder import Encoder
+from wherefrom.gradients.extractor import GradientExtractor, LayerPair
+from wherefrom.gradients.fisher import true_gradients
+from wherefrom.indexer.choice import query_batches
+from wherefrom.indexer.sources import Source, disjoint_samples
+from wherefrom.store import BackgroundRecord, DocumentTable
+
+__all__ = ["LEVELS", "background", "seconds_per_document"]
+
+LEVELS = (
+    *(0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    *(0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0),
+)
+"""Probabilities at which quantiles are kept."""
+
+_QUERIES, _DOCUMENTS = 32, 256
+_ROWS_PER_READ = 64
+_TIMED = 5
+
+
+def background(
+    extractor: GradientExtractor,
+    encoder: Encoder,
+    source: Source,
+    table: DocumentTable,
+    seed: int,
+) -> BackgroundRecord | None:
+    """Cosines between random documents in the place of queries, and random stored vectors.
+
+    Pairs of equal documents are left out. ``None`` where there are none but these, or only vectors
+    of zeros.
+
+    Args:
+        extractor: Model, objective and layers.
+        encoder: The index's.
+        source: The corpus.
+        table: Its stored vectors.
+        seed: Of the sample.
+    """
+    asked, searched = disjoint_samples(source, (_QUERIES, _DOCUMENTS), seed + 4)
+    with extractor.session():
+        queries = np.concatenate(
+            [
+                encoder.encode_query(extractor, batch).vectors
+                for batch in query_batches(source, asked)
+            ]
+        )
+    own = table.rows(np.flatnonzero(asked), fields=["content_hashes"]).content_hashes
+    lengths = np.linalg.norm(queries, axis=1)
+    found: list[NDArray[np.float64]] = []
+    ordinals = np.flatnonzero(searched)
+    for start in range(0, len(ordinals), _ROWS_PER_READ):
+        rows = table.rows(ordinals[start : start + _ROWS_PER_READ])
+        reach = lengths[:, None] * rows.norms[None]
+        other = np.array([[a != b for b in rows.content_hashes] for a in own])
+        products = queries @ rows.vectors.T
+        pairs = other & (reach > 0.0)
+        found.append(products[pairs] / reach[pairs])
+    cosines = np.concatenate(found)
+    if not len(cosines):
+        return None
+    return BackgroundRecord(
+        pairs=len(cosines),
+        queries=len(queries),
+        seed=seed,
+        levels=LEVELS,
+        quantiles=tuple(float(q) for q in np.quantile(cosines, LEVELS)),
+    )
+
+
+def seconds_per_document(extractor: GradientExtractor, source: Source, seed: int) -> float:
+    """How long one document's exact gradient takes, run alone: the median of a few."""
+    (chosen,) = disjoint_samples(source, (_TIMED,), seed + 6)
+    (shard,) = source.shards(_TIMED, chosen)
+    total = torch.zeros((), dtype=torch.float64, device=extractor.device)
+
+    def use(pair: LayerPair, total: Tensor = total) -> None:
+        total.add_(gradients_of(pair).double().sum())
+
+    times = []
+    with extractor.session():
+        for i in range(len(shard.documents)):
+            batch = shard.examples.batch(np.array([i]))
+            started = time.perf_counter()
+            true_gradients(extractor, batch, use)
+            total.item()
+            times.append(time.perf_counter() - started)
+    return float(np.median(times))

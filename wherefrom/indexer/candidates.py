@@ -1,0 +1,126 @@
+"""Which encoders a budget of bytes allows: what the builder measures before it chooses one.
+
+Many dimensions at few bits beat few dimensions at many: the noise of a sketch falls with its
+dimensions, and quantising a rotated vector to signs adds but half as much again. More bits pay where
+all coordinates fit, and for refined queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from wherefrom.encoding.stages import Bits, ReductionKind, Stages
+from wherefrom.errors import WherefromError
+
+__all__ = ["EncoderWish", "budgets", "candidates", "lossless"]
+
+_SKETCH_BITS: tuple[Bits, ...] = (1, 2, 4)
+_WHOLE_BITS: tuple[Bits, ...] = (16, 8, 4, 2, 1)
+_SMALLEST_BUDGET = 256
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWish:
+    """What was asked for of the encoder; what is ``None`` or ``auto`` is chosen.
+
+    Attributes:
+        reduce: Kind of reduction, or ``auto``.
+        bits: Of an entry.
+        pca: Entries that a projection on fitted directions leaves.
+        seed: Of everything random.
+    """
+
+    reduce: str
+    bits: Bits | None
+    pca: int | None
+    seed: int
+
+
+def lossless(sizes: Sequence[int], wish: EncoderWish, budget: int | None) -> Stages | None:
+    """All coordinates in float32, where that is asked for or fits the budget."""
+    whole = sum(sizes)
+    asked = wish.reduce == "none" and wish.bits in (None, 32) and wish.pca is None
+    free = wish.reduce == "auto" and wish.bits is None and wish.pca is None
+    fits = budget is not None and _FLOAT_BYTES * whole <= budget
+    if not (asked and (budget is None or fits) or free and fits):
+        return None
+    return Stages("none", whole, 32, rotate=False, seed=wish.seed)
+
+
+def candidates(
+    sizes: Sequence[int], wish: EncoderWish, budget: int, *, energies: bool, documents: int
+) -> list[Stages]:
+    """Encoders of at most ``budget`` bytes a document, best guess first.
+
+    Args:
+        sizes: Weights of each layer.
+        wish: What was asked for.
+        budget: Bytes of a document's code, and of its share of a PCA's basis.
+        energies: Whether the curvature knows the expected energy of each coordinate.
+        documents: That will share a basis.
+
+    Raises:
+        WherefromError: Nothing of what was asked for fits the budget.
+    """
+    whole = sum(sizes)
+    found: list[Stages] = []
+    for reduce in _kinds(wish, energies=energies):
+        for bits in _bits(reduce, wish):
+            entries = budget * 8 // bits
+            if wish.pca is not None:
+                found += _projected(reduce, bits, wish, budget, whole, documents)
+            elif reduce == "none":
+                if whole <= entries:
+                    found.append(_stages(reduce, whole, bits, wish.seed))
+            elif 1 <= entries and (entries < whole or wish.reduce == reduce):
+                found.append(_stages(reduce, min(entries, whole), bits, wish.seed))
+    if not found:
+        least = -(-whole * (wish.bits or 1) // 8)
+        raise WherefromError(
+            f"bytes_per_document={budget} does not hold what was asked for: encoder={wish.reduce!r} "
+            f"with {wish.bits or 1} bits an entry needs {least}; give as many, or another encoder"
+        )
+    return found
+
+
+def budgets(sizes: Sequence[int]) -> Iterator[int]:
+    """Budgets from small to what holds everything, doubling."""
+    budget, everything = _SMALLEST_BUDGET, _FLOAT_BYTES * sum(sizes)
+    while budget < everything:
+        yield budget
+        budget *= 2
+    yield everything
+
+
+def _kinds(wish: EncoderWish, *, energies: bool) -> list[ReductionKind]:
+    if wish.reduce != "auto":
+        return [wish.reduce]  # type: ignore[list-item]  # checked by BuildOptions
+    return ["sketch", "none", "energy"] if energies else ["sketch", "none"]
+
+
+def _bits(reduce: ReductionKind, wish: EncoderWish) -> tuple[Bits, ...]:
+    if wish.bits is not None:
+        return (wish.bits,)
+    if reduce == "random":
+        return (16,)
+    return _WHOLE_BITS if reduce == "none" else _SKETCH_BITS
+
+
+def _stages(reduce: ReductionKind, entries: int, bits: Bits, seed: int) -> Stages:
+    return Stages(reduce, entries, bits, rotate=bits <= 8, seed=seed)
+
+
+def _projected(
+    reduce: ReductionKind, bits: Bits, wish: EncoderWish, budget: int, whole: int, documents: int
+) -> list[Stages]:
+    """One with a PCA, whose basis fits what the codes leave of all documents' budgets."""
+    pca = wish.pca or 0
+    left = documents * (budget - -(-pca * bits // 8))
+    reduced = min(whole, left // (_FLOAT_BYTES * pca)) if pca else 0
+    if reduce == "none":
+        reduced = whole if reduced == whole else 0
+    if reduced < pca:
+        return []
+    return [Stages(reduce, reduced, bits, pca=pca, rotate=bits <= 8, seed=wish.seed)]

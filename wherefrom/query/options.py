@@ -1,0 +1,66 @@
+"""How to answer a question: every choice, checked before the model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from wherefrom.errors import QueryError
+from wherefrom.records import Normalise, Rerank, Sign
+from wherefrom.store import Where
+
+__all__ = ["QueryOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOptions:
+    """How to answer; see :meth:`wherefrom.Index.query` for what each means."""
+
+    k: int = 10
+    sign: Sign = "both"
+    where: Where = field(default_factory=dict)
+    damping: float | None = None
+    normalise: Normalise = "none"
+    rerank: Rerank = "auto"
+    rerank_seconds: float = 5.0
+    candidates: int = 100
+    refine: int = 0
+    refine_damping: float | None = None
+    refine_documents: int = 512
+    backend: str = "scan"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be answered.
+
+        Raises:
+            QueryError: An option is out of range.
+        """
+        _require_count("k", self.k, 1)
+        _require_count("candidates", self.candidates, 1)
+        _require_count("refine", self.refine, 0)
+        _require_count("refine_documents", self.refine_documents, 1)
+        for name, kinds in (("sign", Sign), ("normalise", Normalise), ("rerank", Rerank)):
+            given, allowed = getattr(self, name), get_args(kinds)
+            if given not in allowed:
+                raise QueryError(f"{name}={given!r} is unknown; choose one of {list(allowed)}")
+        if not self.rerank_seconds >= 0.0:
+            raise QueryError(
+                f"rerank_seconds={self.rerank_seconds!r} is not allowed; give at least 0"
+            )
+        if self.refine and self.damping is not None:
+            raise QueryError(
+                "damping= is the factored curvature's; a refined query has its own: give "
+                "refine_damping="
+            )
+        if self.refine_damping is not None and not self.refine:
+            raise QueryError("refine_damping= goes with refine=; give the number of steps")
+        if self.normalise != "none" and self.backend != "scan":
+            raise QueryError(
+                f"normalise={self.normalise!r} ranks by another value than backend="
+                f"{self.backend!r} was built for; leave backend out"
+            )
+
+
+def _require_count(name: str, given: Any, smallest: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < smallest:
+        raise QueryError(f"{name}={given!r} is not allowed; give a whole number of at least {smallest}")

@@ -1,0 +1,226 @@
+"""A better query: conjugate gradients on the true Gauss-Newton matrix of all layers.
+
+What documents are stored as does not depend on how a query was solved for, so its side of a score
+may be any estimate of ``(G + lambda)^-1 grad f``. A fitted curvature knows one block of G for each
+layer, and that by factors. Here G is the whole matrix, over a sample of documents, and
+
+    (G + lambda) h = grad f,      lambda_l = damping x mean(Lambda_l),
+
+is solved by conjugate gradients with the fitted curvature as the preconditioner (Hestenes and
+Stiefel 1952; Martens 2010, section 4). Everything is written in the curvature's coordinates and
+kept in float64; the products are as good as the model's own precision. The damping is its own: the
+whole matrix wants far more of it than the factored one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from wherefrom.curvature.eigen import FittedEigen
+from wherefrom.curvature.fitted import FittedCurvature, require_damping
+from wherefrom.curvature.memory import require_memory
+from wherefrom.errors import CurvatureError, QueryError
+from wherefrom.gradients.batches import Batch
+from wherefrom.gradients.extractor import GradientExtractor
+from wherefrom.gradients.gauss_newton import GaussNewton
+
+__all__ = ["REFINE_DAMPING", "REFINE_TOLERANCE", "Refined", "refine", "require_refinable"]
+
+REFINE_DAMPING = 20.0
+"""Damping of the whole matrix, in units of each layer's mean eigenvalue."""
+
+REFINE_TOLERANCE = 0.01
+"""Relative residual at which a refinement stops before its last step."""
+
+_VECTORS = 8
+"""Vectors over all layers that are held at once: those of the recursion and of one product."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """What ``steps`` of conjugate gradients made of a query.
+
+    Attributes:
+        solved: Of each layer float64 ``[d_out, d_in]``: the estimate of ``(G + lambda)^-1 grad f``
+            in the curvature's coordinates.
+        residuals: ``|(G + lambda) h - grad f| / |grad f|`` at the start and after each step. They
+            need not fall at every step; what does is the error in the norm of ``G + lambda``.
+        damping: In units of each layer's mean eigenvalue.
+    """
+
+    solved: tuple[Tensor, ...]
+    residuals: tuple[float, ...]
+    damping: float
+
+    @property
+    def steps(self) -> int:
+        """How many were taken."""
+        return len(self.residuals) - 1
+
+    @property
+    def residual(self) -> float:
+        """What was reached."""
+        return self.residuals[-1]
+
+
+def require_refinable(curvature: FittedCurvature) -> FittedEigen:
+    """The curvature, if it can precondition and knows its layers' mean eigenvalues.
+
+    Raises:
+        QueryError: It cannot or does not.
+    """
+    if isinstance(curvature, FittedEigen) and curvature.kind != "identity":
+        return curvature
+    raise QueryError(
+        f"refine= needs eigenvalues of the curvature, and {curvature.kind!r} has none; build with "
+        "curvature='ekfac' (or 'kfac', 'diagonal', 'exact'), or ask with refine=0"
+    )
+
+
+def refine(
+    extractor: GradientExtractor,
+    curvature: FittedCurvature,
+    gradient: Sequence[Tensor],
+    batches: Callable[[], Iterable[Batch]],
+    *,
+    steps: int,
+    damping: float = REFINE_DAMPING,
+    tolerance: float = REFINE_TOLERANCE,
+    start: Sequence[Tensor] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Refined:
+    """Solve one query with the Gauss-Newton matrix of a sample of documents.
+
+    Runs outside of ``extractor.session()``. A step takes one pass over the documents, forward
+    (twice) and backward.
+
+    Args:
+        extractor: Model, objective and layers.
+        curvature: Preconditions, and says what basis ``gradient`` is written in.
+        gradient: Of the measurement, of each layer ``[d_out, d_in]`` in the curvature's
+            coordinates.
+        batches: Called once a step; gives the documents, each time the same.
+        steps: At most how many. With none the start is returned, and its residual is that of the
+            start.
+        damping: ``lambda_l`` in units of the layer's mean eigenvalue, > 0.
+        tolerance: Relative residual at which to stop.
+        start: First estimate, likewise; by default zero, from which the first step reaches the best
+            multiple of the curvature's own solution under this damping.
+        progress: Called after each step with its number and the relative residual.
+
+    Raises:
+        QueryError: The curvature cannot precondition, or steps or tolerance are out of range.
+        CurvatureError: The damping is not allowed, the objective knows no distribution, vectors do
+            not fit in memory, or products are not finite.
+        ModelError: The model cannot be run in forward mode.
+    """
+    if steps < 0:
+        raise QueryError(f"refine={steps} is not allowed; give a number of steps, as 5, or 0")
+    if not 0.0 <= tolerance < 1.0:
+        raise QueryError(
+            f"tolerance={tolerance} is not allowed; give a number from 0 to 1, as 0.01"
+        )
+    require_damping(damping)
+    if damping == 0.0:
+        raise CurvatureError("refine= needs a damping > 0: the whole matrix is singular")
+    system = _System(extractor, require_refinable(curvature), batches, damping)
+    wanted = system.flat(gradient)
+    solved = torch.zeros_like(wanted) if start is None else system.flat(start)
+    size = float(wanted.norm())
+    if size == 0.0:
+        return Refined(system.layered(torch.zeros_like(wanted)), (0.0,), damping)
+    residual = wanted.clone() if start is None else wanted - system.apply(solved)
+    residuals = [float(residual.norm()) / size]
+    direction = torch.zeros_like(wanted)
+    before = 1.0
+    for step in range(1, steps + 1):
+        if residuals[-1] <= tolerance:
+            break
+        preconditioned = system.precondition(residual)
+        now = float(residual @ preconditioned)
+        direction.mul_(now / before if step > 1 else 0.0).add_(preconditioned)
+        before = now
+        applied = system.apply(direction)
+        length = now / float(direction @ applied)
+        solved.add_(direction, alpha=length)
+        residual.sub_(applied, alpha=length)
+        residuals.append(float(residual.norm()) / size)
+        if progress is not None:
+            progress(step, residuals[-1])
+    return Refined(system.layered(solved), tuple(residuals), damping)
+
+
+class _System:
+    """``G + lambda`` and its preconditioner, over all layers laid end to end in coordinates."""
+
+    def __init__(
+        self,
+        extractor: GradientExtractor,
+        curvature: FittedEigen,
+        batches: Callable[[], Iterable[Batch]],
+        damping: float,
+    ) -> None:
+        layers = curvature.layers
+        require_memory(
+            _VECTORS * 8 * sum(layer.size for layer in layers),
+            "the vectors of refine=",
+            "choose fewer layers (layers=), or ask with refine=0",
+            extractor.device,
+        )
+        self._matrix = GaussNewton(extractor, batches)
+        self._curvature = curvature.with_damping(damping)
+        self._shapes = [layer.shape for layer in layers]
+        self._ends = [0]
+        for layer in layers:
+            self._ends.append(self._ends[-1] + layer.size)
+        self._damping = [damping * float(values.mean()) for values in curvature.eigenvalues]
+
+    def flat(self, layered: Sequence[Tensor]) -> Tensor:
+        """Layers end to end, float64; a copy."""
+        return torch.cat([part.double().reshape(-1) for part in layered])
+
+    def layered(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Inverse of :meth:`flat`; views."""
+        return tuple(
+            flat[start:end].reshape(shape)
+            for (start, end), shape in zip(pairwise(self._ends), self._shapes, strict=True)
+        )
+
+    def apply(self, flat: Tensor) -> Tensor:
+        """``(G + lambda) v``."""
+        parts = self.layered(flat)
+        raw = [self._curvature.raw(layer, part) for layer, part in enumerate(parts)]
+        products = self._matrix.product(raw)
+        applied = self.flat(
+            [
+                self._coordinates(layer, product) + lam * part
+                for layer, (product, lam, part) in enumerate(
+                    zip(products, self._damping, parts, strict=True)
+                )
+            ]
+        )
+        if not bool(torch.isfinite(applied).all()):
+            raise CurvatureError(
+                "a Gauss-Newton product is not finite: gradients overflow in the model's "
+                "precision; load it in float32, or ask with refine=0"
+            )
+        return applied
+
+    def precondition(self, flat: Tensor) -> Tensor:
+        """The curvature's own ``(G + lambda)^-1 v``."""
+        return self.flat(
+            [self._curvature.solve(layer, part) for layer, part in enumerate(self.layered(flat))]
+        )
+
+    def _coordinates(self, layer: int, raw: Tensor) -> Tensor:
+        """Into the basis: ``raw`` is orthogonal, so its transpose is its inverse."""
+        point = torch.zeros_like(raw, requires_grad=True)
+        with torch.enable_grad():
+            rotated = self._curvature.raw(layer, point)
+        (coordinates,) = torch.autograd.grad(rotated, point, raw)
+        return coordinates

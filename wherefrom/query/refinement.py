@@ -1,0 +1,85 @@
+"""A refined question: its gradient, solved for with the Gauss-Newton matrix of indexed documents."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wherefrom.curvature.fitted import FittedCurvature
+from wherefrom.gradients.extractor import GradientExtractor, LayerPair
+from wherefrom.gradients.fisher import true_gradients
+from wherefrom.query.asker import Asker
+from wherefrom.query.documents import document_batches
+from wherefrom.query.options import QueryOptions
+from wherefrom.query.questions import EncodedQuestion, Question
+from wherefrom.query.recall import drawn
+from wherefrom.query.refine import REFINE_DAMPING, refine
+from wherefrom.store import DocumentTable
+
+__all__ = ["FEWEST_BITS", "gradient_of", "refined"]
+
+FEWEST_BITS = 4
+"""Codes of fewer bits spoil what a refined query gains."""
+
+
+def gradient_of(
+    extractor: GradientExtractor, curvature: FittedCurvature, question: Question
+) -> tuple[list[Tensor], float]:
+    """The gradient of a question's measurement, and its value in nats.
+
+    Returns:
+        For each layer float64 ``[d_out, d_in]`` in the curvature's coordinates.
+    """
+    coordinates = curvature.coordinates()
+    found = [
+        torch.zeros(layer.shape, dtype=torch.float64, device=extractor.device)
+        for layer in extractor.layers
+    ]
+    nats = 0.0
+    with extractor.session():
+        for weight, batch in question.terms:
+
+            def add(pair: LayerPair, weight: float = weight) -> None:
+                found[pair.layer] += weight * coordinates(pair).double().sum(0)
+
+            nats += weight * float(true_gradients(extractor, batch, add).double().sum())
+    return found, nats
+
+
+def refined(
+    asker: Asker, table: DocumentTable, question: Question, options: QueryOptions
+) -> EncodedQuestion:
+    """A question's vector after ``options.refine`` steps.
+
+    Raises:
+        QueryError: The curvature cannot precondition.
+        CurvatureError: The damping is not allowed, the objective knows no distribution, or memory
+            does not suffice.
+    """
+    encoder, extractor = asker.encoder, asker.extractor
+    if table.layout.bits < FEWEST_BITS:
+        warnings.warn(
+            f"the index stores {table.layout.bits} bits an entry, which spoils what refine= gains "
+            f"in stored scores; build with bits={FEWEST_BITS} or more, or ask with "
+            "rerank='recompute'",
+            stacklevel=5,
+        )
+    gradient, nats = gradient_of(extractor, encoder.curvature, question)
+    chosen = drawn(options.refine_documents, np.arange(len(table)), 0)
+    documents = [batch for _, batch in document_batches(table, extractor, chosen)]
+    damping = REFINE_DAMPING if options.refine_damping is None else options.refine_damping
+    found = refine(
+        extractor,
+        encoder.curvature,
+        gradient,
+        lambda: documents,
+        steps=options.refine,
+        damping=damping,
+    )
+    vector = encoder.encode_solved([solved[None] for solved in found.solved])[0]
+    return EncodedQuestion(
+        vector.astype(np.float32), nats, found.residual, damping, found.steps, found.solved
+    )

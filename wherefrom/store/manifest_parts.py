@@ -1,0 +1,309 @@
+"""The parts of a manifest: what it records of the model, the encoder, the table and the rest.
+
+All records are frozen, refuse unknown keys and hold finite numbers only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+__all__ = [
+    "MAX_SKIPPED_LISTED",
+    "AcceleratorKind",
+    "AcceleratorRecord",
+    "AdapterRecord",
+    "BackgroundRecord",
+    "Bits",
+    "ChoiceRecord",
+    "ColumnType",
+    "CorpusRecord",
+    "CurvatureRecord",
+    "EncoderRecord",
+    "FidelityRecord",
+    "InputRecord",
+    "LayerRecord",
+    "ModelRecord",
+    "ObjectiveRecord",
+    "Record",
+    "ScanRecord",
+    "StoreRecord",
+    "TriedRecord",
+]
+
+MAX_SKIPPED_LISTED = 1000
+
+ColumnType = Literal["string", "int64", "float64", "bool"]
+Bits = Literal[1, 2, 4, 8, 16, 32]
+AcceleratorKind = Literal["faiss-flat", "faiss-sq8", "faiss-rabitq", "lance-ivf"]
+_Count = Annotated[int, Field(ge=0)]
+_Size = Annotated[int, Field(gt=0)]
+
+
+class Record(BaseModel):
+    """Frozen, without unknown keys, of finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AdapterRecord(Record):
+    """The LoRA adapter on a model.
+
+    Attributes:
+        source: Absolute path or hub id; ``None`` for one that was handed over with its model.
+        sha256: Fingerprint of its weights and scaling.
+    """
+
+    source: str | None
+    sha256: str
+
+
+class ModelRecord(Record):
+    """The model whose gradients are indexed.
+
+    Attributes:
+        kind: Where it comes from: a model or an adapter loaded from disk, or a module handed over.
+        source: Absolute path or hub id, of the base where there is an adapter; ``None`` for a
+            module.
+        task: What it was trained for, where that is known.
+        dtype: Precision of its weights.
+        weights_sha256: Fingerprint of the weights, of the base where there is an adapter.
+        tokenizer_sha256: Fingerprint of the tokenizer, if there is one.
+        architecture: Name of the model's class, of the base where there is an adapter.
+        adapter: The adapter, if there is one.
+    """
+
+    kind: Literal["huggingface", "adapter", "module"]
+    source: str | None
+    task: Literal["causal_lm", "sequence_classification", "masked_lm"] | None
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
+    weights_sha256: str
+    tokenizer_sha256: str | None
+    architecture: str
+    adapter: AdapterRecord | None
+
+
+class LayerRecord(Record):
+    """One indexed layer: its module name, its kind and the shape of its weight."""
+
+    name: str
+    kind: str
+    d_in: _Count
+    d_out: _Count
+    bias: bool
+
+
+class ObjectiveRecord(Record):
+    """What is differentiated.
+
+    Attributes:
+        kind: Name of the objective.
+        options: What else it takes to make it again, as plain values.
+    """
+
+    kind: str
+    options: dict[str, JsonValue] = {}
+
+
+class CurvatureRecord(Record):
+    """The fitted curvature.
+
+    Attributes:
+        kind: Its name.
+        damping: In units of a layer's mean eigenvalue.
+        fisher: Where the labels of pseudo-gradients came from; ``None`` without pseudo-gradients.
+        fit_documents: Number of documents it was fitted on.
+        seed: Of sampled labels, and of the choice of these documents.
+        report: What the fit measured about itself (``residual``, ``iterations``).
+        whitened: Whether documents and queries are whitened alike, so that squared norms are
+            self-influences.
+    """
+
+    kind: str
+    damping: float
+    whitened: bool
+    fisher: str | None
+    fit_documents: _Count
+    seed: int
+    report: dict[str, float] = {}
+
+
+class FidelityRecord(Record):
+    """How well encoded scores stand for uncompressed ones, measured on a sample.
+
+    Attributes:
+        documents: Documents of the sample.
+        queries: Held-out queries.
+        recall: Share of the true ten best that are among the hundred best encoded ones.
+        correlation: Of sums of scores over random subsets of the documents.
+        noise: Root mean square error of a score, in units of the product of both
+            vectors' norms.
+    """
+
+    documents: _Count
+    queries: _Count
+    recall: float
+    correlation: float
+    noise: float
+
+
+class TriedRecord(Record):
+    """One encoder that was measured to choose one; see :class:`FidelityRecord`."""
+
+    encoder: str
+    bytes_per_document: float
+    recall: float
+    correlation: float
+    noise: float
+    chosen: bool
+
+
+class ChoiceRecord(Record):
+    """How the encoder was chosen.
+
+    Attributes:
+        bytes_per_document: The budget asked for.
+        fidelity: The fidelity asked for.
+        documents: Documents that the candidates were measured on.
+        queries: Held-out queries.
+        tried: The candidates.
+    """
+
+    bytes_per_document: _Count | None
+    fidelity: float | None
+    documents: _Count
+    queries: _Count
+    tried: tuple[TriedRecord, ...]
+
+
+class EncoderRecord(Record):
+    """The encoder's stages and the form in which its vectors are stored.
+
+    Attributes:
+        name: All stages, in words.
+        reduce: The first stage.
+        reduced: Entries it leaves.
+        kept: Of these, coordinates kept as they are.
+        pca: Entries that principal components leave, if there is such a stage.
+        rotate: Whether a rotation follows.
+        bits: Per stored entry.
+        dimension: Stored entries.
+        seed: Of all stages.
+        bytes_per_document: Of a code, and a document's share of the bases stored with the encoder.
+        file_sha256: SHA-256 of the encoder's file.
+        fidelity: What was measured of it.
+        choice: How it was chosen, if it was.
+    """
+
+    name: str
+    reduce: Literal["sketch", "energy", "random", "none"]
+    reduced: _Size
+    kept: _Count = 0
+    pca: _Size | None = None
+    rotate: bool
+    bits: Bits
+    dimension: _Size
+    seed: int
+    bytes_per_document: float
+    file_sha256: str
+    fidelity: FidelityRecord | None = None
+    choice: ChoiceRecord | None = None
+
+
+class CorpusRecord(Record):
+    """The indexed documents.
+
+    Attributes:
+        documents: Rows of the index (passages count one each).
+        parents: Documents before they were cut into passages.
+        tokens: Scored tokens in all.
+        skipped: Ids of the documents left out, the first 1000.
+        skipped_count: How many were left out.
+        content_sha256: Digest of the corpus as it was read.
+    """
+
+    documents: _Count
+    parents: _Count
+    tokens: _Count
+    skipped: Annotated[tuple[str, ...], Field(max_length=MAX_SKIPPED_LISTED)] = ()
+    skipped_count: _Count = 0
+    content_sha256: str
+
+
+class InputRecord(Record):
+    """Types (numpy names) and shapes (of one example) of tensor inputs and targets."""
+
+    dtype: str
+    shape: tuple[_Count, ...]
+    target_dtype: str
+    target_shape: tuple[_Count, ...]
+
+
+class StoreRecord(Record):
+    """The version of the documents table that the index consists of, and its rows."""
+
+    table_version: _Count
+    rows: _Count
+
+
+class ScanRecord(Record):
+    """The scan copy.
+
+    Attributes:
+        rows: Documents.
+        width: Bytes of a code, padding included.
+        bits: Per entry of a code, at most 8.
+        dimension: Entries of a code.
+        files: SHA-256 of each of its files.
+    """
+
+    rows: _Count
+    width: _Size
+    bits: Bits
+    dimension: _Size
+    files: dict[str, str]
+
+
+class AcceleratorRecord(Record):
+    """A vector index of another library, made from the table and only ever asked for candidates.
+
+    Attributes:
+        kind: Its name.
+        table_version: Version of the table it was made from.
+        rows: Its vectors.
+        dimension: Their entries.
+        scale: Power of two by which the stored vectors were multiplied.
+        residual: The largest norm of a stored vector minus the one it decodes to.
+        largest: The largest norm of a stored vector.
+        files: SHA-256 of each of its files, by their paths in the index.
+        library: Name and version of the library.
+    """
+
+    kind: AcceleratorKind
+    table_version: _Count
+    rows: _Count
+    dimension: _Size
+    scale: float
+    residual: float
+    largest: float
+    files: dict[str, str]
+    library: str
+
+
+class BackgroundRecord(Record):
+    """The distribution of cosines between random documents and random queries.
+
+    Attributes:
+        pairs: How many were measured.
+        queries: Distinct queries among them.
+        seed: They were drawn with.
+        levels: Probabilities, ascending.
+        quantiles: The cosines at these levels.
+    """
+
+    pairs: _Count
+    queries: _Count
+    seed: int
+    levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
