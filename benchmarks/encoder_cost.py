@@ -55,6 +55,7 @@ def measure(*, quick: bool) -> Report:
     if not quick:
         recipe = replace(RECIPE, epochs=1)
         model = train_model(documents, tokenizer, seed=0, progress=_quiet, recipe=recipe)
+        model.zero_grad(set_to_none=True)
     layers = select_layers(model)
     objective = wf.CausalLM().bind(model, tokenizer)
     extractor = GradientExtractor(model, objective, layers)

@@ -65,7 +65,14 @@ def test_the_readme_shows_every_file() -> None:
 
 
 def test_options_of_the_guide_are_those_of_the_code() -> None:
+    from wherefrom.encoding.stages import REDUCTIONS
     from wherefrom.gradients.fisher import Fisher
+    from wherefrom.records import Normalise, Rerank
+    from wherefrom.store import AcceleratorKind
 
     for fisher in get_args(Fisher):
         assert f'"{fisher}"' in GUIDE
+    for value in ("auto", *REDUCTIONS, *get_args(Rerank), *get_args(Normalise)):
+        assert f'| `"{value}"` |' in GUIDE
+    for kind in get_args(AcceleratorKind):
+        assert f"| `{kind}` |" in GUIDE

@@ -423,7 +423,9 @@ def test_building_and_asking_twice_gives_the_same_bits(tmp_path: Path, encoder: 
         )
         for name in "ab"
     )
-    unstamped = [i.manifest.model_dump(exclude={"created", "seconds_per_document"}) for i in (first, second)]
+    unstamped = [
+        i.manifest.model_dump(exclude={"created", "seconds_per_document"}) for i in (first, second)
+    ]
     assert unstamped[0] == unstamped[1]
     assert first.vectors().tobytes() == second.vectors().tobytes()
     reopened = wf.open(first.path, model=tiny_llama(), objective=wf.CausalLM(TOKENIZER))

@@ -66,6 +66,8 @@ def test_build_sums_up(home: Path) -> None:
     assert built["schema"] == "wherefrom-build/1"
     assert (built["documents"], built["skipped"], built["skipped_count"]) == (20, ["nothing"], 1)
     assert built["seconds"] > 0
+    assert (built["encoder"], built["bytes_per_document"]) == ("none 720, fp32", 2880)
+    assert built["fidelity"] is None
 
 
 def test_query_is_the_library_s_answer(home: Path) -> None:
@@ -127,12 +129,14 @@ def test_build_mistakes_leave_nothing(home: Path, tmp_path: Path) -> None:
 
 def test_options_reach_the_index(home: Path) -> None:
     options = ["--layers", "attention", "--damping", "0.5", "--fisher", "empirical"]
-    options += ["--encoder", "sketch", "--bytes-per-document", "64", "--fit-documents", "0.5"]
+    options += ["--encoder", "sketch", "--bytes-per-document", "64", "--bits", "4"]
+    options += ["--fit-documents", "0.5"]
     options += ["--metadata", "year", "--context", "6", "--batch-size", "2", "--device", "cpu"]
     result = build(home, *options, index="other.index")
     assert result.exit_code == 0, result.output
     assert "1 without a scored token: nothing" in result.stdout
-    assert "sketch, 64 bytes per document" in result.stdout
+    assert "encoder    sketch 128, rotated, 4 bits: 64 bytes per document" in result.stdout
+    assert "fidelity   sums of scores over random subsets correlate at 0." in result.stdout
     manifest = wf.open(home / "other.index").manifest
     assert all("self_attn" in layer.name for layer in manifest.layers)
     assert (manifest.curvature.damping, manifest.curvature.fisher) == (0.5, "empirical")

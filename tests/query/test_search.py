@@ -87,9 +87,7 @@ def searched(
     table, copy = stored(vectors, bits)
     chosen = None if ordinals is None else np.asarray(ordinals, np.int64)
     searcher = Searcher(cast("DocumentTable", table), copy)
-    (found,) = searcher.search(
-        query[None], k, sign=sign, ordinals=chosen, normalised=normalised
-    )
+    (found,) = searcher.search(query[None], k, sign=sign, ordinals=chosen, normalised=normalised)
     return found, table
 
 
@@ -266,9 +264,7 @@ class Inexact:
         return self.reported
 
 
-@pytest.mark.parametrize(
-    ("off", "error"), [(0.0, 1e-9), (2.0, 2.0), (50.0, 50.0), (2.0, math.inf)]
-)
+@pytest.mark.parametrize(("off", "error"), [(0.0, 1e-9), (2.0, 2.0), (50.0, 50.0), (2.0, math.inf)])
 def test_an_inexact_backend_is_asked_until_nothing_can_be_missing(off: float, error: float) -> None:
     vectors = collection("normal", 600, 32)
     query = collection("normal", 1, 32)[0]

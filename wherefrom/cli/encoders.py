@@ -6,16 +6,21 @@ from wherefrom.store import EncoderRecord, FidelityRecord, TriedRecord
 
 __all__ = ["encoder_facts", "fidelity_in_words"]
 
+_AMONG = 100
+
 
 def fidelity_in_words(fidelity: FidelityRecord | None) -> str:
     """What was measured of an encoder; ``None`` for one that keeps everything."""
     if fidelity is None:
         return "all coordinates are kept: scores are the uncompressed ones, up to rounding"
-    return (
-        f"{fidelity.recall:.1%} of the true top 10 are among its best 100; sums of scores over "
-        f"random subsets correlate at {fidelity.correlation:.3f} ({fidelity.documents:,} sampled "
-        f"documents, {fidelity.queries:,} held-out queries)"
+    sums = (
+        f"sums of scores over random subsets correlate at {fidelity.correlation:.3f} with "
+        f"uncompressed ones ({fidelity.documents:,} sampled documents, {fidelity.queries:,} "
+        "held-out queries)"
     )
+    if fidelity.documents <= _AMONG:
+        return sums  # Any encoder has the true top 10 among so few.
+    return f"{fidelity.recall:.1%} of the true top 10 are among its best {_AMONG}; {sums}"
 
 
 def encoder_facts(encoder: EncoderRecord) -> list[tuple[str, object]]:

@@ -44,7 +44,7 @@ def lossless(sizes: Sequence[int], wish: EncoderWish, budget: int | None) -> Sta
     asked = wish.reduce == "none" and wish.bits in (None, 32) and wish.pca is None
     free = wish.reduce == "auto" and wish.bits is None and wish.pca is None
     fits = budget is not None and _FLOAT_BYTES * whole <= budget
-    if not (asked and (budget is None or fits) or free and fits):
+    if not ((asked and (budget is None or fits)) or (free and fits)):
         return None
     return Stages("none", whole, 32, rotate=False, seed=wish.seed)
 
@@ -74,7 +74,7 @@ def candidates(
             elif reduce == "none":
                 if whole <= entries:
                     found.append(_stages(reduce, whole, bits, wish.seed))
-            elif 1 <= entries and (entries < whole or wish.reduce == reduce):
+            elif entries >= 1 and (entries < whole or wish.reduce == reduce):
                 found.append(_stages(reduce, min(entries, whole), bits, wish.seed))
     if not found:
         least = -(-whole * (wish.bits or 1) // 8)

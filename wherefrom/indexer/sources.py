@@ -168,9 +168,7 @@ def sample(source: Source, wanted: int | float | None, seed: int) -> NDArray[np.
     return disjoint_samples(source, (number,), seed)[0]
 
 
-def disjoint_samples(
-    source: Source, sizes: Sequence[int], seed: int
-) -> list[NDArray[np.bool_]]:
+def disjoint_samples(source: Source, sizes: Sequence[int], seed: int) -> list[NDArray[np.bool_]]:
     """Samples of documents, chosen as by :func:`sample`, that overlap only where there are too few.
 
     Args:

@@ -187,9 +187,7 @@ class Index:
         )
         return self._respond([question], options)[0]
 
-    def answers(
-        self, queries: Queries, options: QueryOptions | None = None
-    ) -> list[Answer]:
+    def answers(self, queries: Queries, options: QueryOptions | None = None) -> list[Answer]:
         """An answer to each of several questions, which share one scan of the index.
 
         They are, to the last bit, what :meth:`query` answers one by one.

@@ -31,6 +31,7 @@ LARGEST = 127 << 8
 # fit int32. Fields are summed with weights, at most 2**7 * (mask 1 + mask 2 + ...) < 2**18 a byte.
 _BYTES = 1 << 16
 _BYTES_OF_FIELDS = 1 << 12
+_CACHED_BYTES = 1 << 19  # of codes: they and one field of them should stay in a core's cache
 _FLOAT_BYTES = 1 << 10  # 2**14 * 2**10: every sum of integers is exact in float32
 
 
@@ -81,31 +82,37 @@ def _digit_products(codes: NDArray[np.uint8], bits: int, digits: Tensor) -> Tens
     if bits == 8:
         return kernel(torch.utils.dlpack.from_dlpack(codes.view(np.int8)), digits[0])
     sums = torch.zeros(len(codes), digits.shape[2], dtype=torch.int32)
-    for (field, weight), columns in zip(_fields(codes, bits), digits, strict=True):
-        sums.add_(kernel(field, columns), alpha=weight)
+    rows = max(1, _CACHED_BYTES // codes.shape[1])
+    buffer = np.empty((min(rows, len(codes)), codes.shape[1]), np.uint8)
+    for start in range(0, len(codes), rows):
+        some, part = codes[start : start + rows], sums[start : start + rows]
+        fields = _fields(some, bits, buffer[: len(some)])
+        for (field, weight), columns in zip(fields, digits, strict=True):
+            part.add_(kernel(field, columns), alpha=weight)
     return sums
 
 
-def _fields(codes: NDArray[np.uint8], bits: int) -> Iterator[tuple[Tensor, int]]:
-    """The fields [m, bytes] of codes as int8, one at a time in one buffer, and their weights.
+def _fields(
+    codes: NDArray[np.uint8], bits: int, buffer: NDArray[np.uint8]
+) -> Iterator[tuple[Tensor, int]]:
+    """The fields [m, bytes] of codes as int8, one after the other in ``buffer``, and their weights.
 
-    A field's numbers times its weight are ``2**(8 - bits) u``. The topmost is shifted down first,
-    for its highest bit is int8's sign; where it is all of the field, the weight is negative.
+    A field's numbers times its weight are ``2**(8 - bits) u``.
     """
-    words = codes.view(np.uint64)
-    buffer = np.empty(words.shape, np.uint64)
     field = torch.from_numpy(buffer.view(np.int8))
+    words, into = codes.view(np.uint64), buffer.view(np.uint64)
     lowest = 0x0101010101010101 * (2**bits - 1)
     top = 8 - bits
     for shift in range(0, top, bits):
-        np.bitwise_and(words, np.uint64(lowest << shift), out=buffer)
+        np.bitwise_and(words, np.uint64(lowest << shift), out=into)
         yield field, 1 << (top - shift)
+    # The highest bit is int8's sign. So the last field's weight is negative, if that bit is all of
+    # it; otherwise the field is moved down, for which numpy has a fast division but no fast shift.
     if bits == 1:
-        np.bitwise_and(words, np.uint64(lowest << top), out=buffer)
+        np.bitwise_and(words, np.uint64(lowest << top), out=into)
         yield field, -1
     else:
-        np.right_shift(words, np.uint64(top), out=buffer)
-        np.bitwise_and(buffer, np.uint64(lowest), out=buffer)
+        np.floor_divide(codes, np.uint8(1 << top), out=buffer)
         yield field, 1 << top
 
 

@@ -63,4 +63,6 @@ class QueryOptions:
 
 def _require_count(name: str, given: Any, smallest: int) -> None:
     if isinstance(given, bool) or not isinstance(given, int) or given < smallest:
-        raise QueryError(f"{name}={given!r} is not allowed; give a whole number of at least {smallest}")
+        raise QueryError(
+            f"{name}={given!r} is not allowed; give a whole number of at least {smallest}"
+        )

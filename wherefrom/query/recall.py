@@ -1,13 +1,18 @@
 """How many of the true top k an answer may have missed, from a random sample scored exactly.
 
 Stored scores lie off exact ones by noise: sketching and rounding add up many small errors, so they
-are close to normal and proportional to the norms of both vectors. The sample tells how large they
-are; a document that was no candidate, with stored score ``s``, then reaches the threshold ``t`` of
-an answer with probability ``Q((t - s) / (sigma |q| |phi|))``, Q being the upper tail of the normal
-distribution. The sum over all of them is the expected number of documents missed.
+are close to normal, and proportional to the norms of both vectors. In units of these norms (as
+cosines) the sample tells the size sigma of the errors, and the stored cosines x of all documents are
+draws from a distribution F of exact ones, blurred by it. F is estimated by maximum likelihood on a
+grid (Kiefer and Wolfowitz 1956, by expectation maximisation). By Bayes' rule with F as the prior, a
+document with stored cosine x reaches the exact cosine y with probability ``P(Y >= y | x)``. Summed
+over all documents that were not scored, y being what each needs to pass the j-th of a list, that is
+the expected number M_j of documents missed above it. The j-th is among the true k best if no more
+than k - j were missed above it, which has the probability that a Poisson distribution with mean
+M_j gives.
 
-The interval takes sigma from both ends of its chi-squared interval, and the number missed from both
-ends of a Poisson distribution with that mean.
+The interval takes sigma from both ends of its chi-squared interval, and the numbers missed from
+both ends of their Poisson distributions.
 """
 
 from __future__ import annotations
@@ -16,7 +21,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wherefrom.gradients.counter import key_of, uniforms
@@ -26,8 +30,11 @@ __all__ = ["CONFIDENCE", "SAMPLE", "drawn", "expected_missed", "noise_interval",
 
 CONFIDENCE = 0.95
 SAMPLE = 32
-"""Documents scored exactly to learn the size of errors."""
+"""Random documents scored exactly, beside the candidates."""
 
+_GRID = 400
+_ITERATIONS = 60
+_LARGEST_MEAN = 500.0  # exp(-mean) is no number far beyond; the normal limit is close
 _QUANTILE = 1.959963984540054  # of the normal distribution at (1 + CONFIDENCE) / 2
 
 
@@ -46,61 +53,109 @@ def noise_interval(errors: NDArray[np.float64]) -> tuple[float, float, float]:
     if not count:
         return 0.0, 0.0, 0.0
     sigma = float(np.sqrt(np.mean(np.square(errors))))
-    spread = 2.0 / (9.0 * count)
-    high = (1.0 - spread + _QUANTILE * math.sqrt(spread)) ** 3
-    low = max(1.0 - spread - _QUANTILE * math.sqrt(spread), 1e-3) ** 3
+    part = 2.0 / (9.0 * count)
+    high = (1.0 - part + _QUANTILE * math.sqrt(part)) ** 3
+    low = max(1.0 - part - _QUANTILE * math.sqrt(part), 1e-3) ** 3
     return sigma, sigma / math.sqrt(high), sigma / math.sqrt(low)
 
 
 def expected_missed(
-    threshold: float,
-    estimates: NDArray[np.float64],
-    reach: NDArray[np.float64],
-    sigmas: Sequence[float],
-) -> list[float]:
-    """Expected number of documents that reach a threshold, for several sizes of errors.
+    stored: NDArray[np.float64],
+    left: NDArray[np.bool_],
+    units: NDArray[np.float64],
+    values: Sequence[float],
+    sigma: float,
+) -> NDArray[np.float64]:
+    """Expected number of documents, among those left out, that reach each of some values.
 
     Args:
-        threshold: Of the exact value.
-        estimates: Stored values of the documents.
-        reach: Norm of the query times theirs, the unit of errors.
-        sigmas: Sizes of errors.
+        stored: Stored cosines of all documents, ``[document]``.
+        left: Which of them were not scored exactly.
+        units: What cosines are multiplied with to be values, positive where ``left``.
+        values: Exact values of an answer's documents.
+        sigma: Size of the cosines' errors.
     """
-    found = []
-    for sigma in sigmas:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = (threshold - estimates) / (sigma * reach)
-        z = np.where(np.isnan(z), np.inf, z)
-        tail = 0.5 * torch.special.erfc(torch.from_numpy(z) / math.sqrt(2.0)).numpy()
-        found.append(float(tail.sum()))
-    return found
+    if not left.any():
+        return np.zeros(len(values))
+    low, high = float(stored.min()), float(stored.max())
+    step = max((high - low) / _GRID, np.finfo(float).tiny)
+    cells = np.rint((stored - low) / step).astype(np.int64)
+    counts = np.bincount(cells, minlength=_GRID + 1).astype(np.float64)
+    # Errors smaller than the grid can tell are blurred to it.
+    tails = _tails(counts, max(sigma / step, 0.5))
+    own = cells[left]
+    missed = []
+    for value in values:
+        at = np.clip(np.ceil((value / units[left] - low) / step), 0, _GRID + 1).astype(np.int64)
+        missed.append(float(tails[own, at].sum()))
+    return np.array(missed)
 
 
-def recall_of(listed: int, missed: Sequence[float], sample: int) -> Recall:
-    """Recall of lists of so many documents.
+def _tails(counts: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """``P(exact >= j | stored = i)`` on the grid, ``[i, j]``, sigma in its steps."""
+    steps = np.arange(len(counts), dtype=np.float64)
+    likelihood = np.exp(-0.5 * np.square((steps[:, None] - steps[None]) / sigma))
+    prior = np.full(len(counts), 1.0 / len(counts))
+    for _ in range(_ITERATIONS):
+        ratio = np.divide(counts, likelihood @ prior, out=np.zeros_like(counts), where=counts > 0)
+        prior *= likelihood.T @ ratio
+        prior /= prior.sum()
+    joint = likelihood * prior
+    total = joint.sum(1, keepdims=True)
+    above = np.cumsum(joint[:, ::-1], axis=1)[:, ::-1]
+    tails = np.divide(above, total, out=np.zeros_like(above), where=total > 0.0)
+    return np.concatenate([tails, np.zeros((len(counts), 1))], 1)
+
+
+def recall_of(k: int, missed: Sequence[Sequence[NDArray[np.float64]]], sample: int) -> Recall:
+    """Recall of an answer's lists.
 
     Args:
-        listed: Documents in the lists.
-        missed: Expected numbers of missed ones: the estimate, its low and its high end.
-        sample: Documents scored exactly.
+        k: How many documents each list was to hold.
+        missed: For each list, under each of three sizes of errors (the estimate first), the
+            expected number missed above each document of it.
+        sample: Documents scored exactly to learn the size of errors.
     """
+    listed = sum(len(one[0]) for one in missed)
     if not listed:
         return Recall(1.0, 0.0, 1.0, CONFIDENCE, sample)
     tail = (1.0 - CONFIDENCE) / 2.0
-    expected, fewest, most = missed
-    lost = [_poisson(fewest, tail), _poisson(most, 1.0 - tail)]
-    best, worst = (max(0.0, 1.0 - number / listed) for number in lost)
-    return Recall(max(0.0, 1.0 - expected / listed), worst, best, CONFIDENCE, sample)
+    expected = fewest = most = 0.0
+    for one in missed:
+        room = [k - j for j in range(1, len(one[0]) + 1)]
+        expected += sum(_reached(m, r) for m, r in zip(one[0], room, strict=True))
+        worst, best = np.max(one, axis=0), np.min(one, axis=0)
+        fewest += sum(_quantile(m, 1.0 - tail) <= r for m, r in zip(worst, room, strict=True))
+        most += sum(_quantile(m, tail) <= r for m, r in zip(best, room, strict=True))
+    estimate = expected / listed
+    return Recall(
+        estimate,
+        min(fewest / listed, estimate),
+        max(most / listed, estimate),
+        CONFIDENCE,
+        sample,
+    )
 
 
-def _poisson(mean: float, level: float) -> int:
-    """The smallest number whose cumulative Poisson probability reaches a level."""
-    if mean > 700.0:  # where exp(-mean) is no number any more, the normal limit is close
+def _reached(mean: float, number: int) -> float:
+    """Probability that a Poisson number is at most ``number``."""
+    if mean > _LARGEST_MEAN:
+        return 0.5 * math.erfc((mean - number - 0.5) / math.sqrt(2.0 * mean))
+    term = total = math.exp(-mean)
+    for i in range(1, number + 1):
+        term *= mean / i
+        total += term
+    return min(total, 1.0)
+
+
+def _quantile(mean: float, level: float) -> int:
+    """The smallest number that a Poisson number does not exceed with that probability."""
+    if mean > _LARGEST_MEAN:
         return max(0, round(mean + math.copysign(_QUANTILE, level - 0.5) * math.sqrt(mean)))
     number, term = 0, math.exp(-mean)
-    reached = term
-    while reached < level:
+    total = term
+    while total < level:
         number += 1
         term *= mean / number
-        reached += term
+        total += term
     return number

@@ -4,17 +4,20 @@ What documents are stored as does not depend on how a query was solved for, so i
 may be any estimate of ``(G + lambda)^-1 grad f``. A fitted curvature knows one block of G for each
 layer, and that by factors. Here G is the whole matrix, over a sample of documents, and
 
-    (G + lambda) h = grad f,      lambda_l = damping x mean(Lambda_l),
+    (G + lambda) h = grad f,      lambda = damping x mean(Lambda),
 
 is solved by conjugate gradients with the fitted curvature as the preconditioner (Hestenes and
 Stiefel 1952; Martens 2010, section 4). Everything is written in the curvature's coordinates and
-kept in float64; the products are as good as the model's own precision. The damping is its own: the
-whole matrix wants far more of it than the factored one.
+kept in float64; the products are as good as the model's own precision.
+
+The damping is its own: one lambda for all layers, in units of the mean eigenvalue over all of them,
+and far more of it than the factored matrix wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,10 +32,17 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.gauss_newton import GaussNewton
 
-__all__ = ["REFINE_DAMPING", "REFINE_TOLERANCE", "Refined", "refine", "require_refinable"]
+__all__ = [
+    "REFINE_DAMPING",
+    "REFINE_TOLERANCE",
+    "Refined",
+    "refine",
+    "refinements",
+    "require_refinable",
+]
 
 REFINE_DAMPING = 20.0
-"""Damping of the whole matrix, in units of each layer's mean eigenvalue."""
+"""Damping of the whole matrix, in units of its mean eigenvalue."""
 
 REFINE_TOLERANCE = 0.01
 """Relative residual at which a refinement stops before its last step."""
@@ -50,7 +60,7 @@ class Refined:
             in the curvature's coordinates.
         residuals: ``|(G + lambda) h - grad f| / |grad f|`` at the start and after each step. They
             need not fall at every step; what does is the error in the norm of ``G + lambda``.
-        damping: In units of each layer's mean eigenvalue.
+        damping: In units of the mean eigenvalue.
     """
 
     solved: tuple[Tensor, ...]
@@ -107,11 +117,11 @@ def refine(
         batches: Called once a step; gives the documents, each time the same.
         steps: At most how many. With none the start is returned, and its residual is that of the
             start.
-        damping: ``lambda_l`` in units of the layer's mean eigenvalue, > 0.
+        damping: ``lambda`` in units of the mean eigenvalue over all layers, > 0.
         tolerance: Relative residual at which to stop.
         start: First estimate, likewise; by default zero, from which the first step reaches the best
-            multiple of the curvature's own solution under this damping.
-        progress: Called after each step with its number and the relative residual.
+            multiple of the curvature's own solution with this lambda.
+        progress: Called with the number of steps done, from 0 on, and the relative residual.
 
     Raises:
         QueryError: The curvature cannot precondition, or steps or tolerance are out of range.
@@ -125,34 +135,52 @@ def refine(
         raise QueryError(
             f"tolerance={tolerance} is not allowed; give a number from 0 to 1, as 0.01"
         )
+    estimates = refinements(extractor, curvature, gradient, batches, damping=damping, start=start)
+    for estimate in estimates:
+        if progress is not None:
+            progress(estimate.steps, estimate.residual)
+        if estimate.steps >= steps or estimate.residual <= tolerance:
+            return estimate
+    return estimate
+
+
+def refinements(
+    extractor: GradientExtractor,
+    curvature: FittedCurvature,
+    gradient: Sequence[Tensor],
+    batches: Callable[[], Iterable[Batch]],
+    *,
+    damping: float = REFINE_DAMPING,
+    start: Sequence[Tensor] | None = None,
+) -> Iterator[Refined]:
+    """The estimates of :func:`refine`, one by one: the start, then one after each step.
+
+    They go on until the caller has enough of them, or the residual is zero. Arguments and errors
+    are those of :func:`refine`.
+    """
     require_damping(damping)
     if damping == 0.0:
         raise CurvatureError("refine= needs a damping > 0: the whole matrix is singular")
     system = _System(extractor, require_refinable(curvature), batches, damping)
     wanted = system.flat(gradient)
-    solved = torch.zeros_like(wanted) if start is None else system.flat(start)
     size = float(wanted.norm())
-    if size == 0.0:
-        return Refined(system.layered(torch.zeros_like(wanted)), (0.0,), damping)
-    residual = wanted.clone() if start is None else wanted - system.apply(solved)
-    residuals = [float(residual.norm()) / size]
+    solved = torch.zeros_like(wanted) if start is None or size == 0.0 else system.flat(start)
+    residual = wanted.clone() if not bool(solved.any()) else wanted - system.apply(solved)
+    residuals: tuple[float, ...] = (float(residual.norm()) / size if size > 0.0 else 0.0,)
+    yield Refined(system.layered(solved.clone()), residuals, damping)
     direction = torch.zeros_like(wanted)
-    before = 1.0
-    for step in range(1, steps + 1):
-        if residuals[-1] <= tolerance:
-            break
+    before = math.inf
+    while residuals[-1] != 0.0:
         preconditioned = system.precondition(residual)
         now = float(residual @ preconditioned)
-        direction.mul_(now / before if step > 1 else 0.0).add_(preconditioned)
+        direction.mul_(now / before).add_(preconditioned)
         before = now
         applied = system.apply(direction)
         length = now / float(direction @ applied)
         solved.add_(direction, alpha=length)
         residual.sub_(applied, alpha=length)
-        residuals.append(float(residual.norm()) / size)
-        if progress is not None:
-            progress(step, residuals[-1])
-    return Refined(system.layered(solved), tuple(residuals), damping)
+        residuals = (*residuals, float(residual.norm()) / size)
+        yield Refined(system.layered(solved.clone()), residuals, damping)
 
 
 class _System:
@@ -173,12 +201,13 @@ class _System:
             extractor.device,
         )
         self._matrix = GaussNewton(extractor, batches)
-        self._curvature = curvature.with_damping(damping)
+        self._curvature = curvature
         self._shapes = [layer.shape for layer in layers]
         self._ends = [0]
         for layer in layers:
             self._ends.append(self._ends[-1] + layer.size)
-        self._damping = [damping * float(values.mean()) for values in curvature.eigenvalues]
+        trace = sum(float(values.sum()) for values in curvature.eigenvalues)
+        self._shift = damping * trace / self._ends[-1]
 
     def flat(self, layered: Sequence[Tensor]) -> Tensor:
         """Layers end to end, float64; a copy."""
@@ -197,13 +226,9 @@ class _System:
         raw = [self._curvature.raw(layer, part) for layer, part in enumerate(parts)]
         products = self._matrix.product(raw)
         applied = self.flat(
-            [
-                self._coordinates(layer, product) + lam * part
-                for layer, (product, lam, part) in enumerate(
-                    zip(products, self._damping, parts, strict=True)
-                )
-            ]
+            [self._coordinates(layer, product) for layer, product in enumerate(products)]
         )
+        applied.add_(flat, alpha=self._shift)
         if not bool(torch.isfinite(applied).all()):
             raise CurvatureError(
                 "a Gauss-Newton product is not finite: gradients overflow in the model's "
@@ -213,9 +238,8 @@ class _System:
 
     def precondition(self, flat: Tensor) -> Tensor:
         """The curvature's own ``(G + lambda)^-1 v``."""
-        return self.flat(
-            [self._curvature.solve(layer, part) for layer, part in enumerate(self.layered(flat))]
-        )
+        pairs = zip(self.layered(flat), self._curvature.eigenvalues, strict=True)
+        return self.flat([part / (values + self._shift) for part, values in pairs])
 
     def _coordinates(self, layer: int, raw: Tensor) -> Tensor:
         """Into the basis: ``raw`` is orthogonal, so its transpose is its inverse."""

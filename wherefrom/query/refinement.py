@@ -1,4 +1,4 @@
-"""A refined question: its gradient, solved for with the Gauss-Newton matrix of indexed documents."""
+"""A refined question: its gradient, solved for with documents' Gauss-Newton matrix."""
 
 from __future__ import annotations
 

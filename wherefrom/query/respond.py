@@ -22,9 +22,15 @@ from wherefrom.query.background import judged, percentile
 from wherefrom.query.exact import preconditioned
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question, encode
-from wherefrom.query.refinement import refined
-from wherefrom.query.recall import SAMPLE, drawn, expected_missed, noise_interval, recall_of
+from wherefrom.query.recall import (
+    SAMPLE,
+    drawn,
+    expected_missed,
+    noise_interval,
+    recall_of,
+)
 from wherefrom.query.recompute import recomputed
+from wherefrom.query.refinement import refined
 from wherefrom.query.scan import Candidates, scan
 from wherefrom.query.search import DIRECTIONS, Found, Ranked, Ranking, Searcher
 from wherefrom.records import Certificate, Hit, Recall, Tier
@@ -144,8 +150,7 @@ class Responder:
         solved = self._solved(question, encoded, options)
         chosen = {one.ordinal: one for ranking in stored.rankings for one in ranking.best()}
         rankings = tuple(
-            Ranking(ranking.direction, options.k, ranking.normalised)
-            for ranking in stored.rankings
+            Ranking(ranking.direction, options.k, ranking.normalised) for ranking in stored.rankings
         )
         bounds = self._provable(encoded, options, ordinals)
         wanted = {i for candidates in bounds for i in candidates.ordinals.tolist()}
@@ -155,17 +160,21 @@ class Responder:
             chosen |= {one.ordinal: one for one in searcher.read(missing, encoded.vector)}
             for ranking, candidates in zip(rankings, bounds, strict=True):
                 ranking.rest = candidates.rest
-        exact = recomputed(self.asker.extractor, solved, [chosen[i] for i in sorted(chosen)])
+        before = [chosen[i] for i in sorted(chosen)]
+        exact = recomputed(self.asker.extractor, solved, before)
         for ranking in rankings:
             ranking.add(exact)
         certified = certified or len(chosen) == stored.documents
         recall = None
         if not certified:
             others = self._others(chosen, ordinals)
-            sample = drawn(SAMPLE, others, self.manifest.encoder.seed)
-            before = searcher.read(sample, encoded.vector)
-            after = recomputed(self.asker.extractor, solved, before)
-            recall = self._recall(encoded.vector, before, after, rankings, chosen, ordinals)
+            sample = searcher.read(
+                drawn(SAMPLE, others, self.manifest.encoder.seed), encoded.vector
+            )
+            after = recomputed(self.asker.extractor, solved, sample)
+            recall = self._recall(
+                encoded.vector, list(zip(sample, after, strict=True)), rankings, chosen, ordinals
+            )
             for ranking in rankings:
                 ranking.add(after)
             chosen |= {one.ordinal: one for one in after}
@@ -186,7 +195,7 @@ class Responder:
         curvature = self.asker.encoder.curvature
         if encoded.solved is not None:
             return [
-                curvature.raw(layer, solved).flatten(1)
+                curvature.raw(layer, solved).reshape(1, -1)
                 for layer, solved in enumerate(encoded.solved)
             ]
         if options.damping is not None:
@@ -232,38 +241,36 @@ class Responder:
     def _recall(
         self,
         query: NDArray[np.float32],
-        before: Sequence[Ranked],
-        after: Sequence[Ranked],
+        sample: Sequence[tuple[Ranked, Ranked]],
         rankings: Sequence[Ranking],
         chosen: Mapping[int, Ranked],
         ordinals: NDArray[np.int64] | None,
     ) -> Recall:
-        """Estimated recall of the rankings of what was chosen."""
+        """Estimated recall of rankings, from random documents with stored and exact scores."""
         norm = _norm(query)
         errors = [
-            (b.product - a.product) / (norm * a.norm)
-            for a, b in zip(before, after, strict=True)
-            if a.norm > 0.0
+            (stored.product - exact.product) / (norm * exact.norm)
+            for stored, exact in sample
+            if norm * exact.norm > 0.0
         ]
         sigmas = noise_interval(np.array(errors))
-        missed = np.zeros(3)
+        searched = np.arange(len(self.table)) if ordinals is None else ordinals
+        # As many as there are: the scan then tells the estimate of every document.
+        (ends,) = scan(
+            self.copy, query[None], len(searched), (1, -1), ordinals=ordinals, normalised=True
+        )
+        cosines = np.zeros(len(self.table))
+        for direction, end in zip((1, -1), ends, strict=True):
+            cosines[end.ordinals] = direction * end.estimate / norm
+        reach = norm * self.copy.whole[searched]
+        left = (reach > 0.0) & ~np.isin(searched, list(chosen))
+        missed = []
         for ranking in rankings:
-            ((estimates,),) = scan(
-                self.copy,
-                query[None],
-                len(self.copy),
-                (ranking.direction,),
-                ordinals=ordinals,
-                normalised=ranking.normalised,
-            )
-            left = ~np.isin(estimates.ordinals, list(chosen))
-            whole = self.copy.whole[estimates.ordinals[left]]
-            reach = norm * (np.ones_like(whole) if ranking.normalised else whole)
-            missed += expected_missed(
-                ranking.threshold, estimates.estimate[left], reach, sigmas
-            )
-        listed = sum(len(ranking.best()) for ranking in rankings)
-        return recall_of(listed, missed.tolist(), len(before))
+            units = np.full(len(reach), norm) if ranking.normalised else reach
+            values = [ranking.value(one) for one in ranking.best()]
+            stored = ranking.direction * cosines[searched]
+            missed.append([expected_missed(stored, left, units, values, sigma) for sigma in sigmas])
+        return recall_of(rankings[0].k, missed, len(sample))
 
     def _answer(
         self,
@@ -298,9 +305,7 @@ class Responder:
                 next_proponent=bounds[1],
                 next_opponent=bounds[-1],
                 recall=outcome.recall,
-                background=judged(
-                    manifest, outcome.tier, outcome.documents, lists[1], lists[-1]
-                ),
+                background=judged(manifest, outcome.tier, outcome.documents, lists[1], lists[-1]),
             ),
             log_likelihood=encoded.nats,
             scored_tokens=question.scored_tokens,

@@ -1,27 +1,28 @@
 """The scan: every document whose inner product with a query could be among the k largest.
 
 The scan copy holds each stored vector as ``y = s c + e`` with integer levels c and ``|e| <= r``.
-The query is split likewise, ``q = t (v + d)`` with integers v, a power of two t and ``|d_i| <= 1/2``
-(both exact), so that ``<v, c>`` comes from exact integer products. By Cauchy-Schwarz
+The query is split likewise, ``q = t (v + d)`` with integers v, a power of two t and remainders d
+of at most 1/2 (all exact), so that ``<v, c>`` comes from exact integer products. By Cauchy-Schwarz
 
     |<q, y> - t s <v, c>|  =  |<q, e> + t <d, s c>|  <=  |q| r + t |d| (|y| + r).
 
 What is rounded, in units of ``u = 2**-53`` times ``|q| (|y| + r)``, n the dimension:
 
-* the estimate ``(t <v, c>) s``: exact but for one product (two, where s is first divided by the
-  document's norm), at most 2 (1 + 1/4);
+* the estimate ``s <v, c>``: one product (and one division of s by the document's norm, where values
+  are to be normalised), at most 2 (1 + 1/4);
 * the inner product that it is to bound, if that is computed in float64: n products and n - 1 sums
   in any order and perhaps a division, at most n + 2;
-* sums and differences of estimate and error: 1 + 1/4, and 1 u of the error itself.
+* the sum or difference of estimate and error: 1 + 1/4, and 1 u of the error itself.
 
-The error has ``2 (n + 16) u |q| (|y| + r)`` added to it and is then multiplied by ``1 + 1e-12``,
-which also covers the norms' own rounding and the error's. So it bounds both the true inner product
-and the computed one. (``t |v| <= |q| + t |d|``, and the 1/4 stands for ``t |d| / |q|``, which is
-below ``sqrt(n) / 2**15``: enough for n up to 2**26.)
+The error has ``2 (n + 16) u |q| (|y| + r)`` added to it and is multiplied by ``1 + 1e-12``, which
+covers the rounding of the norms and of the error. So it bounds both the true inner product and the
+computed one. (``t |v| <= |q| + t |d|``, and the 1/4 stands for ``t |d| / |q|``, which is at most
+``sqrt(n) / 2**15``: enough for n up to 2**26. Bounds are kept as multiples of t, which is exact.)
 
-A document is kept if its upper bound reaches the k-th largest lower bound (and exceeds 0). As that
-only grows while rows are read, nothing is kept of a row once its bound is passed, and what is kept
-does not depend on the order of the rows, their chunks or the number of threads.
+A document is kept if its upper bound reaches the k-th largest lower bound and exceeds 0. That only
+grows while rows are read, so a row is dropped at once when its upper bound falls below it, and what
+is left in the end depends neither on the order of the rows, nor on chunks, threads or other
+queries.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wherefrom.errors import QueryError
 from wherefrom.query.kernels import LARGEST, CodeProducts
@@ -44,9 +46,9 @@ __all__ = ["Candidates", "scan"]
 
 _UNIT = 2.0**-53
 _ROUNDING = 1 + 1e-12
-_STREAMED_BYTES = 1 << 22
-_CACHED_BYTES = 1 << 19  # of a chunk that is read several times: it should stay in a core's cache
-_CACHED_BOUNDS = 1 << 16  # likewise of its products with all queries
+_QUERIES = 64  # in one pass: more are no faster than a second pass
+_BYTES = 1 << 22  # of a chunk's codes
+_BOUNDS = 1 << 16  # of a chunk: they should stay in a core's cache
 
 
 def scan(
@@ -57,7 +59,7 @@ def scan(
     *,
     ordinals: NDArray[np.int64] | None = None,
     normalised: bool = False,
-    slack: float | None = None,
+    slack: bool = False,
 ) -> list[list[Candidates]]:
     """Find, for each query and direction, all documents that could be among the k best.
 
@@ -72,8 +74,7 @@ def scan(
         ordinals: Which documents to search; all by default.
         normalised: Whether to divide values by the norms of the documents' uncompressed vectors
             (``copy.whole``); where these are zero, so is the value.
-        slack: Bound the inner product with the vector before quantisation instead, and allow that
-            one to lie off by this share of its norm (``copy.whole``).
+        slack: Whether y is the document's vector before quantisation, not the stored one.
 
     Returns:
         ``[query][direction]``.
@@ -87,18 +88,8 @@ def scan(
     for start in range(0, len(queries), _QUERIES):
         split = _split(queries[start : start + _QUERIES])
         selections = [Selection(split.unit, k, direction) for direction in directions]
-        products = CodeProducts(split.integers, copy.format, copy.codes.shape[1])
-
-        def bound(chunk: ScanChunk) -> None:
-            scale, reach, extra = _row_terms(chunk, normalised=normalised, slack=slack)
-            estimate = products(chunk.codes).mul_(scale)
-            error = reach * split.reach_error
-            if extra.any():
-                error += extra * split.norm
-            for selection in selections:
-                selection.offer(chunk.ordinals, estimate, error)
-
-        _for_each(copy.chunks(_rows_per_chunk(copy, len(split.unit)), ordinals), bound)
+        bounding = _Bounding(copy, split, selections, normalised, slack)
+        _for_each(copy.chunks(bounding.rows, ordinals), bounding)
         found += map(list, zip(*(each.candidates() for each in selections), strict=True))
     return found
 
@@ -108,16 +99,16 @@ class _Split:
     """Queries as integers: ``query = unit * (integers + remainder)``.
 
     Attributes:
-        integers: [query, dimension].
+        integers: int64 [query, dimension].
         unit: [query], powers of two.
-        norm: [query], upper bounds of ``|query|``.
-        reach_error: [query], the part of the error that is proportional to ``|y| + r``.
+        norm: [query], upper bounds of ``|query| / unit``.
+        reach_error: [query], what the error has for each ``|y| + r``, likewise divided by the unit.
     """
 
     integers: NDArray[np.int64]
     unit: NDArray[np.float64]
-    norm: NDArray[np.float64]
-    reach_error: NDArray[np.float64]
+    norm: Tensor
+    reach_error: Tensor
 
 
 def _split(queries: NDArray[np.float32]) -> _Split:
@@ -126,10 +117,12 @@ def _split(queries: NDArray[np.float32]) -> _Split:
     unit = np.where(largest > 0, np.ldexp(1.0, np.frexp(largest / LARGEST)[1]), 1.0)
     wide /= unit[:, None]
     integers = np.rint(wide)
-    norm = unit * _norms(wide) * _ROUNDING
-    remainder = unit * _norms(wide - integers)
-    rounding = 2 * (queries.shape[1] + 16) * _UNIT
-    return _Split(integers.astype(np.int64), unit, norm, (remainder + rounding * norm) * _ROUNDING)
+    norm = _norms(wide) * _ROUNDING
+    rounding = 2 * (queries.shape[1] + 16) * _UNIT * norm
+    reach_error = (_norms(wide - integers) + rounding) * _ROUNDING
+    return _Split(
+        integers.astype(np.int64), unit, torch.from_numpy(norm), torch.from_numpy(reach_error)
+    )
 
 
 def _norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,28 +130,49 @@ def _norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.add.reduce(rows * rows, axis=1)))
 
 
-def _row_terms(
-    chunk: ScanChunk, *, normalised: bool, slack: float | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What estimate and error have of each row [m]: the scale, ``|y| + r``, and ``r``."""
-    extra = chunk.residual
-    if slack is not None:
-        extra = extra + chunk.lost + slack * chunk.whole
-    terms = chunk.scale, chunk.norm + chunk.residual, extra * _ROUNDING
-    if not normalised:
-        return terms
-    scale, reach, extra = (
-        np.divide(term, chunk.whole, out=np.zeros(len(term)), where=chunk.whole > 0)
-        for term in terms
-    )
-    return scale, reach, extra
+class _Bounding:
+    """Bounds the values of a chunk's rows and offers them to a selection for each direction."""
+
+    def __init__(
+        self,
+        copy: ScanCopy,
+        split: _Split,
+        selections: list[Selection],
+        normalised: bool,
+        slack: bool,
+    ) -> None:
+        width = copy.codes.shape[1]
+        self.rows = max(1, min(_BYTES // width, _BOUNDS // len(split.unit)))
+        self._products = CodeProducts(split.integers, copy.format, width)
+        self._split = split
+        self._selections = selections
+        self._normalised = normalised
+        self._slack = slack
+
+    def __call__(self, chunk: ScanChunk) -> None:
+        left_out = chunk.residual + chunk.lost if self._slack else chunk.residual
+        scale = self._column(chunk.scale, chunk)
+        reach = self._column(chunk.norm + chunk.residual, chunk)
+        estimate = self._products(chunk.codes).mul_(scale)
+        error = reach * self._split.reach_error
+        if left_out.any():
+            error += self._column(left_out * _ROUNDING, chunk) * self._split.norm
+        for selection in self._selections:
+            selection.offer(chunk.ordinals, estimate, error)
+
+    def _column(self, terms: NDArray[np.float64], chunk: ScanChunk) -> Tensor:
+        """What estimate or error have of each row, [m, 1]; zero where the value is."""
+        if self._normalised:
+            nothing = np.zeros(len(terms))
+            terms = np.divide(terms, chunk.whole, out=nothing, where=chunk.whole > 0)
+        return torch.tensor(terms)[:, None]
 
 
 def _for_each(chunks: Iterator[ScanChunk], work: Callable[[ScanChunk], None]) -> None:
     """Run ``work`` on all chunks, in as many threads as torch has.
 
-    Threads with chunks of their own keep them in their caches and never wait for each other, as
-    the threads within torch's operations would after each.
+    Threads with chunks of their own keep them in their caches, and do not wait for each other after
+    every operation as the threads within torch's operations do.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -181,5 +195,5 @@ def _for_each(chunks: Iterator[ScanChunk], work: Callable[[ScanChunk], None]) ->
             for done in [pool.submit(worker) for _ in range(threads)]:
                 done.result()
     finally:
-        # The workers' number is theirs, but also what threads yet to come would start with.
+        # The workers' number is theirs, but it is also what threads yet to come would start with.
         torch.set_num_threads(threads)

@@ -1,9 +1,10 @@
 """Certified search: the true top k of the stored vectors, with scores in float64.
 
-A backend proposes candidates with a bound on all other documents; the candidates are scored in full
-from their stored rows; and while a document that was left out could still enter by its bound, more are
-asked for. So the true top k is among those scored, ties included. Scores are computed row by row
-in one fixed order: they do not depend on what else was asked, on chunking, threads or backend.
+A backend proposes candidates with a bound on all other documents; the candidates are scored in
+full from their stored rows; and while a document that was left out could still enter by its bound,
+more are asked for. So the true top k is among those scored, ties included. Scores are computed row
+by row in one fixed order: they do not depend on what else was asked, on chunking, threads or
+backend.
 """
 
 from __future__ import annotations
@@ -215,9 +216,7 @@ class Searcher:
                 for ranking in rankings:
                     ranking.add(ranked)
             scored.update(wanted.tolist())
-            pending = {
-                i: pending[i] for i in pending if rankings[i].rest >= rankings[i].threshold
-            }
+            pending = {i: pending[i] for i in pending if rankings[i].rest >= rankings[i].threshold}
         return Found(rankings, count, frozenset(scored))
 
     def read(self, ordinals: NDArray[np.int64], query: NDArray[np.float32]) -> list[Ranked]:

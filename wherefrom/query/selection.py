@@ -6,7 +6,9 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = ["Candidates", "Selection"]
 
@@ -66,52 +68,50 @@ class Selection:
     of the rows offered so far, or more than nothing.
 
     Args:
-        queries: How many.
-        k: How many best rows are wanted of each.
+        unit: [query], what bounds are multiples of: powers of two.
+        k: How many best rows are wanted of each query.
+        direction: 1 or -1.
     """
 
-    def __init__(self, queries: int, k: int) -> None:
+    def __init__(self, unit: NDArray[np.float64], k: int, direction: int) -> None:
         """Start without rows."""
+        self._unit = unit
         self._k = k
-        self._threshold = np.full(queries, _SMALLEST)
-        self._rest = np.full(queries, -np.inf)
+        self._direction = direction
+        self._threshold = np.full(len(unit), _SMALLEST)
+        self._rest = np.full(len(unit), -np.inf)
         nothing = np.empty(0, np.int64)
         self._parts = [_Entries(nothing, nothing, np.empty(0), np.empty(0))]
         self._held = 0
-        self._room = _HELD + 2 * queries * k
+        self._room = _HELD
         self._lock = threading.Lock()
 
-    def offer(
-        self,
-        ordinals: NDArray[np.int64],
-        estimate: NDArray[np.float64],
-        error: NDArray[np.float64],
-    ) -> None:
+    def offer(self, ordinals: NDArray[np.int64], estimate: Tensor, error: Tensor) -> None:
         """Take in rows.
 
         Args:
             ordinals: [row].
-            estimate: [row, query].
-            error: [row, query].
+            estimate: float64 [row, query] of the value, in either direction; contiguous.
+            error: Likewise.
         """
-        upper = estimate + error
-        rest = upper.max(axis=0)
-        threshold = self._threshold
-        reached = np.flatnonzero(rest >= threshold)
-        if len(reached):
-            some = upper[:, reached]
-            row, which = np.nonzero(some >= threshold[reached])
-            some[row, which] = -np.inf
-            rest[reached] = some.max(axis=0)
-            query = reached[which]
-            kept = _Entries(query, ordinals[row], estimate[row, query], error[row, query])
+        upper = torch.add(error, estimate, alpha=self._direction)
+        flat = upper.numpy().reshape(-1)
+        reached = np.flatnonzero(upper.numpy() >= self._threshold)
+        flat[reached] = -np.inf
+        rest = upper.amax(dim=0).numpy()
+        row, query = np.divmod(reached, len(self._unit))
+        entries = _Entries(
+            query,
+            ordinals[row],
+            self._direction * estimate.numpy().reshape(-1)[reached],
+            error.numpy().reshape(-1)[reached],
+        )
         with self._lock:
             np.maximum(self._rest, rest, out=self._rest)
-            if len(reached):
-                self._parts.append(kept)
-                self._held += len(kept)
-                if self._held > self._room:
-                    self._tighten()
+            self._parts.append(entries)
+            self._held += len(entries)
+            if self._held > self._room:
+                self._tighten()
 
     def candidates(self) -> list[Candidates]:
         """What is left, by query."""
@@ -123,11 +123,13 @@ class Selection:
         return [
             Candidates(
                 ordered.ordinal[start:stop],
-                ordered.estimate[start:stop],
-                ordered.error[start:stop],
-                float(rest),
+                ordered.estimate[start:stop] * unit,
+                ordered.error[start:stop] * unit,
+                float(rest * unit),
             )
-            for start, stop, rest in zip(starts[:-1], starts[1:], self._rest, strict=True)
+            for start, stop, rest, unit in zip(
+                starts[:-1], starts[1:], self._rest, self._unit, strict=True
+            )
         ]
 
     def _tighten(self) -> None:

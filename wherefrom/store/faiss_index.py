@@ -46,8 +46,8 @@ class FaissIndex:
 
     Attributes:
         record: What the manifest says of it.
-        exhaustive: Whether documents that a search leaves out score no better than those found;
-            always true: these indexes are scanned as a whole.
+        exhaustive: Whether documents that a search leaves out have no larger bounds than those
+            found; always true: these indexes are scanned as a whole.
         on_gpu: Whether searches run on a GPU.
     """
 
@@ -68,7 +68,7 @@ class FaissIndex:
         sign: int,
         ordinals: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The documents with the largest ``sign * ⟨query, stored vector⟩`` by FAISS's arithmetic.
+        """The documents with the largest bounds, as :class:`Accelerator` has it.
 
         Args:
             query: float32 [dimension].
@@ -77,7 +77,7 @@ class FaissIndex:
             ordinals: Documents to search; all by default.
 
         Returns:
-            Ordinals int64 [m] and scores float64 [m], best first, ties by ordinal.
+            Ordinals int64 [m] and bounds float64 [m], best first, ties by ordinal.
 
         Raises:
             QueryError: The query holds NaN or infinity.
@@ -95,13 +95,13 @@ class FaissIndex:
             parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         elif self._gpu_index is not None and count <= _MOST_ON_GPU:
             index = self._gpu_index
-        scores, found = index.search(asked.values[None], count, params=parameters)
+        scores, found = index.search(self._format.asked(asked)[None], count, params=parameters)
         kept = found[0] >= 0
         unscaled = scores[0, kept].astype(np.float64) / (self.record.scale * asked.scale)
         return best_first(found[0, kept], unscaled)
 
     def error(self, query: NDArray[np.float32]) -> float:
-        """Proved bound, for every document, on its score minus the inner product stored.
+        """How far a document's inner product can lie above its bound.
 
         Raises:
             QueryError: The query holds NaN or infinity.
@@ -110,7 +110,7 @@ class FaissIndex:
         scale = self.record.scale
         residual = self.record.residual * scale
         largest = self.record.largest * scale + residual
-        bound = asked.norm * residual + self._format.accumulated(asked, largest, self._index)
+        bound = asked.norm * residual + self._format.slack(asked, largest, self._index)
         return bound * (1.0 + 1e-9) / (scale * asked.scale)
 
     def _scaled(self, query: NDArray[np.float32]) -> ScaledQuery:
@@ -135,12 +135,14 @@ def build_faiss(
     """
     faiss = import_faiss()
     dimension = table.layout.dimension
-    if dimension > _MOST_DIMENSIONS:
-        raise StorageError(
-            f"faiss reads back vectors of at most {_MOST_DIMENSIONS:,} entries, these have "
-            f"{dimension:,}; use the lance-ivf accelerator or none"
-        )
     chosen = FORMATS[kind]
+    further = chosen.further(dimension)
+    if dimension + further > _MOST_DIMENSIONS:
+        raise StorageError(
+            f"faiss reads back vectors of at most {_MOST_DIMENSIONS - further:,} entries "
+            f"({kind} adds {further}), these have {dimension:,}; "
+            "use the lance-ivf accelerator or none"
+        )
     ranges = Ranges(table)
     scale = power_of_two(ranges.largest, chosen.exponent)
     index = chosen.empty(faiss, ranges.low * scale, ranges.high * scale)
@@ -150,8 +152,8 @@ def build_faiss(
     def pieces() -> Iterator[bytes]:
         yield frame.head(len(table))
         for _, exact, rounded in scaled_rows(table, scale):
-            codes = chosen.clean(index.sa_encode(rounded))
-            loss.add(exact, index.sa_decode(codes))
+            codes = chosen.clean(index.sa_encode(chosen.extended(exact, rounded)))
+            loss.add(exact, index.sa_decode(codes)[:, :dimension])
             yield codes.tobytes()
         yield frame.tail
 
@@ -201,7 +203,8 @@ def open_faiss(
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise _unreadable(path, str(error).strip().splitlines()[-1]) from error
-    if (index.ntotal, index.d) != (record.rows, record.dimension):
+    entries = record.dimension + FORMATS[record.kind].further(record.dimension)
+    if (index.ntotal, index.d) != (record.rows, entries):
         raise _unreadable(path, f"it holds {index.ntotal} vectors of {index.d} entries")
     return FaissIndex(record, index, _on_gpu(faiss, index, record.kind, device))
 

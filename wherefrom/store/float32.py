@@ -7,7 +7,12 @@ most ``γ(n) Σ|q_j d_j| <= γ(n) ‖q‖ ‖d‖`` with ``γ(n) = n u / (1 - n 
 Influence scores are so small that it would. So both sides are multiplied by powers of two, which
 costs no rounding, until the query's largest entry and the longest vector are 1/2 at least. Then
 what a few operations a term may still lose to underflow, 2**-120 n (‖q‖ + ‖d‖) at the very most, is
-less than ``u ‖q‖ ‖d‖`` for the longest d: bounds for all rows at once take γ(n + 2) and are done.
+less than ``u ‖q‖ ‖d‖`` for the longest d.
+
+A bound in proportion to each vector's norm cannot be told apart from the ranking: with one bound
+for all, the longest vector's, a search over norms of many sizes could exclude nothing. So vectors
+are stored with further entries that make up their norm, to which the query has a weight κ: what a
+library then ranks by is ``⟨q, d⟩ + κ ‖d‖``, an upper bound of the product for each row by itself.
 """
 
 from __future__ import annotations
@@ -34,7 +39,9 @@ __all__ = [
     "accumulation",
     "best_first",
     "power_of_two",
+    "rounded_up",
     "scaled_rows",
+    "with_norms",
 ]
 
 UNIT = 2.0**-24
@@ -46,6 +53,18 @@ _ENTRIES_PER_BATCH = 1 << 20
 def accumulation(terms: int) -> float:
     """γ(terms), the relative error of a float32 sum of products; ``terms`` < 2**24."""
     return terms * UNIT / (1.0 - terms * UNIT)
+
+
+def rounded_up(value: float) -> float:
+    """A float32 number no smaller than ``value``, which is not negative; 0 for 0."""
+    return float(np.nextafter(np.float32(value), np.float32(np.inf))) if value > 0.0 else 0.0
+
+
+def with_norms(exact: NDArray[np.float64], rounded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [n, dimension] with their norms, or a little more, as one further entry."""
+    norms = (row_norms(exact) * (1.0 + 2.0 * UNIT)).astype(np.float32)
+    norms = np.nextafter(norms, np.float32(np.inf), out=norms, where=norms > 0)
+    return np.concatenate([rounded, norms[:, None]], axis=1)
 
 
 def power_of_two(largest: float, exponent: int) -> float:
@@ -61,13 +80,11 @@ class ScaledQuery:
         values: float32 [dimension]; ``scale`` times the query, but for what underflows.
         scale: A power of two.
         norm: Upper bound of the norm of ``values`` before they were rounded to float32.
-        peak: Largest magnitude of an entry.
     """
 
     values: NDArray[np.float32]
     scale: float
     norm: float
-    peak: float
 
     @classmethod
     def of(cls, query: NDArray[np.float32], dimension: int, exponent: int) -> ScaledQuery:
@@ -88,7 +105,16 @@ class ScaledQuery:
         scale = power_of_two(float(np.abs(wide).max()), exponent)
         wide *= scale
         norm = float(row_norms(wide[None])[0]) * ROUNDING
-        return cls(wide.astype(np.float32), scale, norm, float(np.abs(wide).max()))
+        return cls(wide.astype(np.float32), scale, norm)
+
+    def with_entries(self, value: float, count: int = 1) -> NDArray[np.float32]:
+        """Its values and ``count`` times ``value``."""
+        return np.concatenate([self.values, np.full(count, value, np.float32)])
+
+    def sum_error(self, more: int) -> float:
+        """What κ has to be for a sum of ``len(values) + more`` roundings at most."""
+        gamma = accumulation(len(self.values) + more)
+        return self.norm * gamma / (1.0 - gamma)
 
 
 class Ranges:

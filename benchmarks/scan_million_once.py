@@ -1,0 +1,117 @@
+"""Exact top 100 of a million coded rows, in a process of its own so that its memory can be told.
+
+Prints one JSON object. The peak is read before answers are compared with brute force, which decodes
+every row.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.figures import expect
+from wherefrom.query.scan import scan
+from wherefrom.query.search import inner_products
+from wherefrom.store import CodeFormat, ScanCopy, ScanRecord
+
+__all__ = ["BYTES", "QUERIES", "main", "write"]
+
+BYTES = 1024
+QUERIES = 64
+_K = 100
+_DIRECTIONS = (1, -1)
+_CHECKED = 2
+_ROWS = 4096
+
+
+def write(folder: Path, rows: int, code: CodeFormat) -> ScanRecord:
+    """A scan copy of random codes whose scales, hence norms, are log-normal."""
+    random = np.random.default_rng(code.bits)
+    shape = (rows, BYTES)
+    codes = np.lib.format.open_memmap(folder / "codes.npy", "w+", np.dtype("u1"), shape)
+    squares = np.empty(rows)
+    for start in range(0, rows, _ROWS):
+        part = slice(start, min(start + _ROWS, rows))
+        some = np.frombuffer(random.bytes((part.stop - start) * BYTES), np.int8)
+        some = np.maximum(some, -127) if code.bits == 8 else some
+        codes[part] = some.view(np.uint8).reshape(-1, BYTES)
+        squares[part] = code.squared_norms(codes[part])
+    scale = random.lognormal(0.0, 1.0, rows).astype(np.float32).astype(np.float64)
+    norm = scale * np.sqrt(squares)
+    columns = {"scale": scale, "norm": norm, "whole": norm, "residual": 0.0, "lost": 0.0}
+    for name, values in columns.items():
+        np.save(folder / f"{name}.npy", np.broadcast_to(np.float64(values), rows))
+    return ScanRecord(rows=rows, width=BYTES, bits=code.bits, dimension=code.dimension, files={})
+
+
+@click.command()
+@click.option("--directory", type=click.Path(path_type=Path), required=True)
+@click.option("--record", required=True, help="The scan copy's record, as JSON.")
+@click.option("--rounds", type=int, required=True)
+def main(directory: Path, record: str, rounds: int) -> None:
+    """Time searches of the scan copy in a directory."""
+    copy = ScanCopy.open(directory, ScanRecord.model_validate_json(record), verify=False)
+    queries = np.random.default_rng(0).standard_t(4, (QUERIES, copy.format.dimension))
+    queries = queries.astype(np.float32)
+    words = torch.utils.dlpack.from_dlpack(copy.codes.view(np.int64))
+    best(copy, queries[:1])
+    taken: dict[str, list[float]] = {"read": [], "scan": [], "one": [], "batch": []}
+    for i in range(rounds):
+        one = queries[i % QUERIES : i % QUERIES + 1]
+        taken["read"].append(_seconds(words.sum))
+        taken["scan"].append(_seconds(lambda one=one: scan(copy, one, _K, (1,))))  # type: ignore[misc]
+        taken["one"].append(_seconds(lambda one=one: best(copy, one)))  # type: ignore[misc]
+    for _ in range(max(1, rounds // 4)):
+        taken["batch"].append(_seconds(lambda: best(copy, queries)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    answers, candidates = best(copy, queries)
+    check(copy, queries, answers)
+    found = {"seconds": taken, "peak_bytes": peak, "candidates": candidates}
+    click.echo(json.dumps({**found, "threads": torch.get_num_threads()}))
+
+
+def best(
+    copy: ScanCopy, queries: NDArray[np.float32]
+) -> tuple[list[list[NDArray[np.int64]]], list[int]]:
+    """The exact top 100 of both signs, ``[query][sign]``, and how many rows were scored."""
+    answers, candidates = [], []
+    for query, ends in zip(queries, scan(copy, queries, _K, _DIRECTIONS), strict=True):
+        answer = []
+        for direction, found in zip(_DIRECTIONS, ends, strict=True):
+            rows = copy.format.decode(copy.codes[found.ordinals], copy.scale[found.ordinals])
+            values = direction * inner_products(rows, query[None])[0]
+            answer.append(found.ordinals[np.argsort(-values, kind="stable")[:_K]])
+            candidates.append(len(found.ordinals))
+        answers.append(answer)
+    return answers, candidates
+
+
+def check(
+    copy: ScanCopy, queries: NDArray[np.float32], answers: list[list[NDArray[np.int64]]]
+) -> None:
+    """Answers of the first queries against products of all decoded rows in float64."""
+    wide = queries[:_CHECKED].astype(np.float64).T
+    parts = [copy.format.decode(chunk.codes, chunk.scale) @ wide for chunk in copy.chunks(_ROWS)]
+    products = np.concatenate(parts).T
+    for values, ends in zip(products, answers, strict=False):
+        for direction, found in zip(_DIRECTIONS, ends, strict=True):
+            order = np.argsort(-direction * values, kind="stable")[:_K]
+            expect(found.tolist() == order.tolist(), "answers are those of brute force, in order")
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
