@@ -1,8 +1,8 @@
 """What each encoder costs a token, beside a bare forward and backward pass.
 
 A model of the demo's dimensions, trained for one epoch so that its gradients have a trained model's
-spectrum, and EK-FAC on the same passages. Every encoder encodes each of a dozen batches before the
-next batch comes, so that whatever else uses the machine slows all alike. Beside them:
+spectrum, and EK-FAC on the same passages. Every encoder encodes a batch before the next one comes,
+so that whatever else uses the machine slows all alike. Beside them:
 
 * the bare pass: ``loss.backward()`` with the weights of the indexed layers trainable and all else
   frozen, as in ``build_cost``;
@@ -40,7 +40,8 @@ from wherefrom.gradients.layers import select_layers
 __all__ = ["measure"]
 
 _BATCH = 16
-_TIMED = 12
+_TIMED = 4
+_ROUNDS = 3
 _BARE = "bare forward and backward pass"
 _PAIRS = "pairs"
 
@@ -49,7 +50,7 @@ _KEPT = 16384
 
 def measure(*, quick: bool) -> Report:
     """Time every reduction over the same batches."""
-    documents = demo_passages(48 if quick else 800)
+    documents = demo_passages(48 if quick else 400)
     tokenizer = train_tokenizer(documents)
     model = random_llama(len(tokenizer))
     if not quick:
@@ -74,7 +75,7 @@ def measure(*, quick: bool) -> Report:
         ),
     )
     costs: dict[str, list[float]] = {}
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if quick else _ROUNDS):
         for name, seconds in _round(extractor, bare, encoders, timed).items():
             costs.setdefault(name, []).append(seconds)
     tokens = sum(_tokens(batch) for batch in timed)

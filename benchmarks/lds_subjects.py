@@ -5,9 +5,9 @@
 * ``lm``: a Llama of 3 blocks (442,368 weights in its MLPs), trained on addresses before 1900 and
   fine-tuned on 760 openings of passages of later ones; 40 queries from other passages of the same
   years. One model for each of 80 halves, all from the same first weights.
-* ``demo``: the demo's model with its training passages. Nothing is trained anew: without the
-  retrainings there is no linear datamodelling score, only how well sums of scores over random
-  halves agree with sums of uncompressed ones.
+* ``demo``: the demo's model with its training passages; 40 queries, second halves of other passages
+  given the first. Nothing is trained anew: without retrainings there is no linear datamodelling
+  score, only how well sums of scores over random halves agree with sums of uncompressed ones.
 
 Everything that takes minutes is kept in a folder of the caller's, under names that hold the seed.
 """
@@ -219,7 +219,8 @@ def demo(folder: Path) -> Subject:
     """
     addresses = load_addresses()
     passages = training_passages(addresses)
-    queries = held_out_passages(addresses, passages, DEMO_QUERIES)
+    held_out = held_out_passages(addresses, passages, DEMO_QUERIES)
+    queries = [_second_half(passage) for passage in held_out]
     model, tokenizer = load_or_train(
         folder / "demo-model", passages, seed=0, progress=_quiet, recipe=RECIPE
     )
@@ -263,6 +264,12 @@ def _extractor(model: nn.Module, objective: Objective, layers: str) -> GradientE
 
 def _opening(passage: Document, words: int) -> Document:
     return replace(passage, text=" ".join(passage.text.split(" ")[:words]))
+
+
+def _second_half(passage: Document) -> Document:
+    """The end of a passage, given its beginning: what the demo asks of held-out passages."""
+    middle = passage.text.index(" ", len(passage.text) // 2)
+    return Document.completion(passage.doc_id, passage.text[:middle], passage.text[middle:])
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Exact top 100 of both signs of 1,000,000 rows of 1 KB, of 1, 2, 4 and 8 bits an entry.
+"""Exact top 100 of 1,000,000 rows of 1 KB, of 1, 2, 4 and 8 bits an entry.
 
 The time of a search, scoring of the candidates included, is set against the time that it takes to
 read the codes from memory: torch's sum of them as 64-bit integers, with as many threads, taken anew
@@ -37,7 +37,7 @@ def measure(*, quick: bool) -> Report:
         threads = found["threads"]
     return Report(
         tuple(figures),
-        ("answers to two queries, both signs, are those of brute force, in order",),
+        ("answers to two queries, of both signs, are those of brute force, in order",),
         {
             "rows": rows,
             "bytes_per_row": BYTES,
@@ -79,8 +79,8 @@ def _figures(bits: int, found: dict[str, Any]) -> list[Figure]:
             Figure(f"{kind}: {what}", "ms", tuple(1e3 * seconds for seconds in taken[name]))
             for name, what in (
                 ("read", "reading"),
-                ("scan", "scan, one sign"),
-                ("one", "exact top 100, both signs"),
+                ("scan", "scan"),
+                ("one", "exact top 100"),
                 ("batch", f"the same of {QUERIES} queries"),
             )
         ),

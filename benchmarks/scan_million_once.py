@@ -7,9 +7,9 @@ every row.
 from __future__ import annotations
 
 import json
-import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.environment import peak_memory
 from benchmarks.figures import expect
 from wherefrom.query.scan import scan
 from wherefrom.query.search import inner_products
@@ -27,7 +28,7 @@ __all__ = ["BYTES", "QUERIES", "main", "write"]
 BYTES = 1024
 QUERIES = 64
 _K = 100
-_DIRECTIONS = (1, -1)
+_BOTH = (1, -1)
 _CHECKED = 2
 _ROWS = 4096
 
@@ -35,17 +36,18 @@ _ROWS = 4096
 def write(folder: Path, rows: int, code: CodeFormat) -> ScanRecord:
     """A scan copy of random codes whose scales, hence norms, are log-normal."""
     random = np.random.default_rng(code.bits)
-    shape = (rows, BYTES)
-    codes = np.lib.format.open_memmap(folder / "codes.npy", "w+", np.dtype("u1"), shape)
-    squares = np.empty(rows)
-    for start in range(0, rows, _ROWS):
-        part = slice(start, min(start + _ROWS, rows))
-        some = np.frombuffer(random.bytes((part.stop - start) * BYTES), np.int8)
-        some = np.maximum(some, -127) if code.bits == 8 else some
-        codes[part] = some.view(np.uint8).reshape(-1, BYTES)
-        squares[part] = code.squared_norms(codes[part])
+    header = {"descr": "|u1", "fortran_order": False, "shape": (rows, BYTES)}
+    squares = []
+    # Written, not mapped: Linux counts this process's peak into that of the one that it starts.
+    with open(folder / "codes.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, rows, _ROWS):
+            some = np.frombuffer(random.bytes(min(_ROWS, rows - start) * BYTES), np.int8)
+            some = np.maximum(some, -127) if code.bits == 8 else some
+            file.write(some.data)
+            squares.append(code.squared_norms(some.view(np.uint8).reshape(-1, BYTES)))
     scale = random.lognormal(0.0, 1.0, rows).astype(np.float32).astype(np.float64)
-    norm = scale * np.sqrt(squares)
+    norm = scale * np.sqrt(np.concatenate(squares))
     columns = {"scale": scale, "norm": norm, "whole": norm, "residual": 0.0, "lost": 0.0}
     for name, values in columns.items():
         np.save(folder / f"{name}.npy", np.broadcast_to(np.float64(values), rows))
@@ -67,25 +69,25 @@ def main(directory: Path, record: str, rounds: int) -> None:
     for i in range(rounds):
         one = queries[i % QUERIES : i % QUERIES + 1]
         taken["read"].append(_seconds(words.sum))
-        taken["scan"].append(_seconds(lambda one=one: scan(copy, one, _K, (1,))))  # type: ignore[misc]
-        taken["one"].append(_seconds(lambda one=one: best(copy, one)))  # type: ignore[misc]
+        taken["scan"].append(_seconds(partial(scan, copy, one, _K, (1,))))
+        taken["one"].append(_seconds(partial(best, copy, one)))
     for _ in range(max(1, rounds // 4)):
-        taken["batch"].append(_seconds(lambda: best(copy, queries)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answers, candidates = best(copy, queries)
-    check(copy, queries, answers)
+        taken["batch"].append(_seconds(partial(best, copy, queries)))
+    peak = peak_memory()
+    answers, candidates = best(copy, queries[:_CHECKED], _BOTH)
+    check(copy, queries[:_CHECKED], answers)
     found = {"seconds": taken, "peak_bytes": peak, "candidates": candidates}
     click.echo(json.dumps({**found, "threads": torch.get_num_threads()}))
 
 
 def best(
-    copy: ScanCopy, queries: NDArray[np.float32]
+    copy: ScanCopy, queries: NDArray[np.float32], directions: Sequence[int] = (1,)
 ) -> tuple[list[list[NDArray[np.int64]]], list[int]]:
-    """The exact top 100 of both signs, ``[query][sign]``, and how many rows were scored."""
+    """The exact top 100, ``[query][direction]``, and how many rows were scored for each."""
     answers, candidates = [], []
-    for query, ends in zip(queries, scan(copy, queries, _K, _DIRECTIONS), strict=True):
+    for query, ends in zip(queries, scan(copy, queries, _K, directions), strict=True):
         answer = []
-        for direction, found in zip(_DIRECTIONS, ends, strict=True):
+        for direction, found in zip(directions, ends, strict=True):
             rows = copy.format.decode(copy.codes[found.ordinals], copy.scale[found.ordinals])
             values = direction * inner_products(rows, query[None])[0]
             answer.append(found.ordinals[np.argsort(-values, kind="stable")[:_K]])
@@ -97,12 +99,12 @@ def best(
 def check(
     copy: ScanCopy, queries: NDArray[np.float32], answers: list[list[NDArray[np.int64]]]
 ) -> None:
-    """Answers of the first queries against products of all decoded rows in float64."""
-    wide = queries[:_CHECKED].astype(np.float64).T
+    """Answers, of both signs, against products of all decoded rows in float64."""
+    wide = queries.astype(np.float64).T
     parts = [copy.format.decode(chunk.codes, chunk.scale) @ wide for chunk in copy.chunks(_ROWS)]
     products = np.concatenate(parts).T
-    for values, ends in zip(products, answers, strict=False):
-        for direction, found in zip(_DIRECTIONS, ends, strict=True):
+    for values, ends in zip(products, answers, strict=True):
+        for direction, found in zip(_BOTH, ends, strict=True):
             order = np.argsort(-direction * values, kind="stable")[:_K]
             expect(found.tolist() == order.tolist(), "answers are those of brute force, in order")
 

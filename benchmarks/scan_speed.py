@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, Report, command, expect
-from wherefrom.query.scan import scan
-from wherefrom.query.search import search
+from wherefrom.query.scan import Candidates, scan
+from wherefrom.query.search import Ranking, Searcher
 from wherefrom.records import Document
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, ScanCopy
 
@@ -36,6 +36,7 @@ _CLUSTERS = 64
 _DEGREES_OF_FREEDOM = 4
 _LARGER_THAN_ANY_CACHE = 1 << 30
 _K = 10
+_DIRECTIONS = (1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +78,24 @@ def measure(*, quick: bool) -> Report:
         started = time.perf_counter()
         collection = _store(Path(folder), count)
         writing = time.perf_counter() - started
-        first = seconds(partial(scan, collection.copy, collection.queries[0]))
+        first = seconds(partial(_scan, collection.copy, collection.queries[0]))
         bandwidth = Bandwidth(_LARGER_THAN_ANY_CACHE // (16 if quick else 1))
         bandwidth.measure()
+        searcher = Searcher(collection.table, collection.copy)
         speeds, scans, searches, candidates = [], [], [], []
         for i in range(rounds):
             query = collection.queries[i % len(collection.queries)]
             speeds.append(bandwidth.measure())
-            scans.append(seconds(partial(scan, collection.copy, query)))
+            scans.append(seconds(partial(_scan, collection.copy, query)))
             begun = time.perf_counter()
-            found = search(collection.table, collection.copy, query, _K)
+            (found,) = searcher.search(query[None], _K)
             searches.append(time.perf_counter() - begun)
-            candidates.append(found.candidates)
+            candidates.append(len(found.scored))
         checks = _check(collection)
     best = max(speeds)
     copy = collection.copy
-    read = sum(a.nbytes for a in (copy.codes, copy.scale, copy.residual, copy.norm))
+    columns = (copy.codes, copy.scale, copy.residual, copy.norm)
+    read = sum(column.nbytes for column in columns)
     stored = 2 * DIMENSION * count
     return Report(
         (
@@ -149,7 +152,7 @@ def _store(folder: Path, count: int) -> Collection:
     random = np.random.default_rng(0)
     centres = random.standard_t(_DEGREES_OF_FREEDOM, (_CLUSTERS, DIMENSION)).astype(np.float32)
     centres *= 0.5
-    table = DocumentTable.create(folder, metadata={}, dimension=DIMENSION, dtype="float16")
+    table = DocumentTable.create(folder, metadata={}, dimension=DIMENSION, bits=16)
     for start in range(0, count, _SHARD):
         vectors = _vectors(min(_SHARD, count - start), centres, 1 + start)
         table.append(
@@ -164,39 +167,44 @@ def _store(folder: Path, count: int) -> Collection:
     return Collection(table, copy, _vectors(4, centres, -1 % (1 << 31)))
 
 
+def _scan(copy: ScanCopy, query: NDArray[np.float32]) -> list[Candidates]:
+    (found,) = scan(copy, query[None], _K, _DIRECTIONS)
+    return found
+
+
 def _check(collection: Collection) -> list[str]:
     """Against products of all stored rows in float64."""
     queries = collection.queries.astype(np.float64)
-    parts = [rows.codes @ queries.T for rows in collection.table.batches(_SHARD)]
+    parts = [rows.vectors @ queries.T for rows in collection.table.batches(_SHARD)]
     products = np.concatenate(parts).T
     certain = all(
-        bool((np.abs(bounds.estimate - exact) <= bounds.error).all())
-        for bounds, exact in (
-            (scan(collection.copy, query), exact)
-            for query, exact in zip(collection.queries, products, strict=True)
-        )
+        _bounded(found, direction * exact)
+        for query, exact in zip(collection.queries, products, strict=True)
+        for direction, found in zip(_DIRECTIONS, _scan(collection.copy, query), strict=True)
     )
-    same = all(_same_ends(*pair) for pair in _answers(collection, products))
+    answers = Searcher(collection.table, collection.copy).search(collection.queries, _K)
+    same = all(
+        _same_end(ranking, ranking.direction * exact)
+        for found, exact in zip(answers, products, strict=True)
+        for ranking in found.rankings
+    )
     return [
         expect(certain, "every inner product in float64 lies within the scan's bounds"),
         expect(same, f"the search finds brute force's top {_K} of both signs, in order"),
     ]
 
 
-def _answers(
-    collection: Collection, products: NDArray[np.float64]
-) -> Iterator[tuple[list[tuple[int, float]], NDArray[np.float64]]]:
-    """Each answer beside the products it is to be the top of, opponents with flipped signs."""
-    for query, exact in zip(collection.queries, products, strict=True):
-        found = search(collection.table, collection.copy, query, _K)
-        yield found.proponents, exact
-        yield [(ordinal, -product) for ordinal, product in found.opponents], -exact
+def _bounded(found: Candidates, exact: NDArray[np.float64]) -> bool:
+    within = np.abs(found.estimate - exact[found.ordinals]) <= found.error
+    return bool(within.all()) and bool(np.delete(exact, found.ordinals).max() <= found.rest)
 
 
-def _same_ends(found: list[tuple[int, float]], exact: NDArray[np.float64]) -> bool:
+def _same_end(ranking: Ranking, exact: NDArray[np.float64]) -> bool:
     best = np.argsort(-exact, kind="stable")[:_K]
-    ordinals = [ordinal for ordinal, _ in found]
-    return ordinals == best.tolist() and np.allclose([p for _, p in found], exact[best], rtol=1e-9)
+    found = ranking.best()
+    products = [ranking.value(ranked) for ranked in found]
+    same = [ranked.ordinal for ranked in found] == best.tolist()
+    return same and np.allclose(products, exact[best], rtol=1e-9)
 
 
 if __name__ == "__main__":

@@ -72,15 +72,15 @@ def test_eigenvectors_of_a_shared_input_are_stored_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 40])
-@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (1, 2), (2, 7), (3, 1), (0, 0)])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 7), (1, 2), (2, 7), (6, 1), (5, 6), (0, 0)])
 def test_a_rectangle_is_a_part_and_the_whole_is_never_formed(
     tokens: int, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless it is the whole; one side at least is short before the sum over tokens."""
-    given = pair(tokens, 3, 7)
-    basis = Eigenbasis(orthogonal(7), orthogonal(3))
+    given = pair(tokens, 6, 7)
+    basis = Eigenbasis(orthogonal(7), orthogonal(6))
     whole = GradientRotation((basis,))(given)
-    chosen = torch.randperm(3)[:rows], torch.randperm(7)[:columns]
+    chosen = torch.randperm(6)[:rows], torch.randperm(7)[:columns]
     summed = []
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: summed.append(bmm(a, b)) or summed[-1])

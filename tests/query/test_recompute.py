@@ -253,7 +253,7 @@ def test_refining_comes_nearer_to_the_whole_matrix(indexes: dict[str, wf.Index])
 
 
 def test_refining_warns_where_codes_spoil_it(indexes: dict[str, wf.Index]) -> None:
-    with pytest.warns(UserWarning, match="1 bits an entry"):
+    with pytest.warns(UserWarning, match="1-bit codes"):
         indexes["signs"].query(**ASKED, rerank="stored", refine=1)
     indexes["energy"].query(**ASKED, rerank="stored", refine=1)
 

@@ -1,4 +1,4 @@
-"""What a build measures of its finished vectors: the background of cosines, and the model's speed."""
+"""What a build measures at its end: the background of cosines, and the model's speed."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Which encoders a budget of bytes allows: what the builder measures before it chooses one.
 
 Many dimensions at few bits beat few dimensions at many: the noise of a sketch falls with its
-dimensions, and quantising a rotated vector to signs adds but half as much again. More bits pay where
-all coordinates fit, and for refined queries.
+dimensions, and quantising a rotated vector to signs adds but half as much again. More bits pay
+where most coordinates fit, and for refined queries.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,12 +78,23 @@ def candidates(
             elif entries >= 1 and (entries < whole or wish.reduce == reduce):
                 found.append(_stages(reduce, min(entries, whole), bits, wish.seed))
     if not found:
-        least = -(-whole * (wish.bits or 1) // 8)
-        raise WherefromError(
-            f"bytes_per_document={budget} does not hold what was asked for: encoder={wish.reduce!r} "
-            f"with {wish.bits or 1} bits an entry needs {least}; give as many, or another encoder"
-        )
+        raise WherefromError(_does_not_fit(whole, wish, budget, documents))
     return found
+
+
+def _does_not_fit(whole: int, wish: EncoderWish, budget: int, documents: int) -> str:
+    bits = wish.bits or 1
+    start = f"bytes_per_document={budget} does not hold encoder={wish.reduce!r}"
+    if wish.pca is None:
+        least = -(-whole * bits // 8)
+        return f"{start}, which needs {least}; give as many, or choose another encoder"
+    entries = whole if wish.reduce == "none" else wish.pca
+    basis = _FLOAT_BYTES * entries * wish.pca / documents
+    least = math.ceil(basis) + -(-wish.pca * bits // 8)
+    return (
+        f"{start} with pca={wish.pca}, whose basis is shared by {documents} documents: that needs "
+        f"{least}; give as many, or a smaller pca"
+    )
 
 
 def budgets(sizes: Sequence[int]) -> Iterator[int]:

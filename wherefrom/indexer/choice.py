@@ -1,8 +1,8 @@
 """The encoder of an index: what was asked for, or the best of what its budget allows, measured.
 
 Candidates are compared on a sample of documents with other documents in the place of queries. The
-one with the largest worth (the smaller of recall and correlation) is taken, or with a fidelity asked
-for the smallest that reaches it; what was tried is kept for the manifest.
+one with the largest worth (the smaller of recall and correlation) is taken, or with a fidelity
+asked for the smallest that reaches it; what was tried is kept for the manifest.
 """
 
 from __future__ import annotations
@@ -133,9 +133,10 @@ class EncoderChoice:
                 break
             tried = self._tried(step)
             every += tried
-            best = _best(tried)
-            if best.fidelity.worth >= self._fidelity:
-                return self._chosen(best, every)
+            reached = [one for one in tried if one.fidelity.worth >= self._fidelity]
+            if reached:
+                smallest = min(reached, key=lambda one: (one.bytes, -one.fidelity.worth))
+                return self._chosen(smallest, every)
         if budget is None and self._wish.reduce in ("auto", "none") and self._wish.pca is None:
             whole = Stages("none", sum(self._sizes), 32, rotate=False, seed=self._wish.seed)
             return self._whole(whole, every)

@@ -1,11 +1,11 @@
 """How well encoded scores stand for uncompressed ones: encoders measured on a sample.
 
-Two things are asked of an encoder. That a search finds what it should: *recall* is the share of the
-ten best of each sign that are among the hundred best encoded ones. And that scores add up, as they
-do when a model is trained on part of the documents: *correlation* is that of the sums of scores over
-random half-subsets with the uncompressed sums. Over all subsets of half of n documents the
-covariance of two such sums is ``n / 4 (n / (n - 1))`` times that of the scores, so the correlation
-is Pearson's of the scores, and no subset needs to be drawn.
+Two things are asked of an encoder. That a search finds what it should: *recall* is the share of
+the ten best of each sign that are among the hundred best encoded ones. And that scores add up, as
+they do when a model is trained on part of the documents: *correlation* is that of the sums of
+scores over random half-subsets with the uncompressed sums. Over all subsets of half of n documents
+the covariance of two such sums is ``n / 4 (n / (n - 1))`` times that of the scores, so this
+correlation is Pearson's of the scores, and no subset needs to be drawn.
 
 *Noise* is the root mean square of an encoded score minus the uncompressed one, in units of the
 product of both vectors' norms.

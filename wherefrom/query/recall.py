@@ -2,14 +2,14 @@
 
 Stored scores lie off exact ones by noise: sketching and rounding add up many small errors, so they
 are close to normal, and proportional to the norms of both vectors. In units of these norms (as
-cosines) the sample tells the size sigma of the errors, and the stored cosines x of all documents are
-draws from a distribution F of exact ones, blurred by it. F is estimated by maximum likelihood on a
-grid (Kiefer and Wolfowitz 1956, by expectation maximisation). By Bayes' rule with F as the prior, a
-document with stored cosine x reaches the exact cosine y with probability ``P(Y >= y | x)``. Summed
-over all documents that were not scored, y being what each needs to pass the j-th of a list, that is
-the expected number M_j of documents missed above it. The j-th is among the true k best if no more
-than k - j were missed above it, which has the probability that a Poisson distribution with mean
-M_j gives.
+cosines) the sample tells the size sigma of the errors, and the stored cosines x of all documents
+are draws from a distribution F of exact ones, blurred by it. F is estimated by maximum likelihood
+on a grid (Kiefer and Wolfowitz 1956, by expectation maximisation). By Bayes' rule with F as the
+prior, a document with stored cosine x reaches the exact cosine y with probability ``P(Y >= y |
+x)``. Summed over all documents that were not scored, y being what each needs to pass the j-th of a
+list, that is the expected number M_j of documents missed above it. The j-th is among the true k
+best if no more than k - j were missed above it, which has the probability that a Poisson
+distribution with mean M_j gives.
 
 The interval takes sigma from both ends of its chi-squared interval, and the numbers missed from
 both ends of their Poisson distributions.

@@ -62,7 +62,7 @@ def refined(
     encoder, extractor = asker.encoder, asker.extractor
     if table.layout.bits < FEWEST_BITS:
         warnings.warn(
-            f"the index stores {table.layout.bits} bits an entry, which spoils what refine= gains "
+            f"the index stores {table.layout.bits}-bit codes, which spoils what refine= gains "
             f"in stored scores; build with bits={FEWEST_BITS} or more, or ask with "
             "rerank='recompute'",
             stacklevel=5,

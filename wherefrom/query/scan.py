@@ -46,7 +46,7 @@ __all__ = ["Candidates", "scan"]
 
 _UNIT = 2.0**-53
 _ROUNDING = 1 + 1e-12
-_QUERIES = 64  # in one pass: more are no faster than a second pass
+_QUERIES = 64  # in one pass: more would want smaller chunks
 _BYTES = 1 << 22  # of a chunk's codes
 _BOUNDS = 1 << 16  # of a chunk: they should stay in a core's cache
 

@@ -85,8 +85,8 @@ def build_accelerator(
 ) -> AcceleratorRecord:
     """Make an accelerator of the sealed ``table``, replacing an older one of its kind.
 
-    FAISS indexes take the memory of one batch, however many documents there are. Lance sorts vectors
-    into partitions in memory of its own: 1 GB was seen for 0.5 GB of them.
+    FAISS indexes take the memory of one batch, however many documents there are. Lance sorts
+    vectors into partitions in memory of its own: 1 GB was seen for 0.5 GB of them.
 
     Args:
         kind: ``faiss-flat`` (float32), ``faiss-sq8`` (a byte an entry), ``faiss-rabitq`` (a bit an
