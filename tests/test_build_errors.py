@@ -195,7 +195,7 @@ def test_any_iterable_of_documents_will_do(tmp_path: Path) -> None:
         ({"damping": float("inf")}, "from 0 to 1e"),
         ({"fisher": "true"}, "'sampled', 'expected' or 'empirical'"),
         ({"fisher": "expected"}, "'sampled'"),
-        ({"encoder": "pca"}, "'auto', 'sketch' or 'none'"),
+        ({"encoder": "pca"}, "'auto', 'sketch', 'energy', 'random', 'none'"),
         ({"bytes_per_document": 63}, "at least 64"),
         ({"fit_documents": 0}, "count >= 1"),
         ({"fit_documents": 0.0}, "share in"),
@@ -476,7 +476,7 @@ def interrupt_at(phase: str) -> Callable[[str, int, int], None]:
     return progress
 
 
-PHASES = ["reading the corpus", "fitting the curvature", "encoding the documents", "writing"]
+PHASES = ["reading the corpus", "fitting the curvature", "encoding the documents", "measuring"]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -603,7 +603,8 @@ def test_a_manifest_that_cannot_be_read_is_said(copied: Path) -> None:
     [
         ("scale", "0.125", "0.525"),
         ("damping", "0.1", "0.3"),
-        ("kind", '"sketch"', '"sketbh"'),
+        ("reduce", '"sketch"', '"sketbh"'),
+        ("rotate", "true", "false"),
         ("weights_sha256", None, None),
         ("file_sha256", None, None),
         ("seed", "0", "1"),

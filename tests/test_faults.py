@@ -38,9 +38,11 @@ from wherefrom.gradients.extractor import Forward, LayerPair
 from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.objectives import Categorical, Classification, TextObjective
 from wherefrom.query import asker as asker_module
-from wherefrom.query import index as index_module
+from wherefrom.query import respond as respond_module
 from wherefrom.query import search as search_module
-from wherefrom.query.search import Found
+from wherefrom.query.respond import Responder
+from wherefrom.query.scan import Candidates
+from wherefrom.query.search import Ranking
 from wherefrom.records import Query
 
 Check = Callable[[Path], None]
@@ -291,7 +293,7 @@ def solutions_cached_without_damping(patch: pytest.MonkeyPatch) -> None:
 
 
 def scalings_cached_without_curvature(patch: pytest.MonkeyPatch) -> None:
-    original = Encoder._scaling
+    original = Encoder.scaling
     kept: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def scaling(self: Encoder, layer: int, like: Tensor) -> Tensor:
@@ -300,7 +302,7 @@ def scalings_cached_without_curvature(patch: pytest.MonkeyPatch) -> None:
             kept[key] = original(self, layer, like)
         return kept[key]
 
-    patch.setattr(Encoder, "_scaling", scaling)
+    patch.setattr(Encoder, "scaling", scaling)
 
 
 def losses_averaged_over_the_batch(patch: pytest.MonkeyPatch) -> None:
@@ -347,49 +349,52 @@ def no_curvature_but_its_mean(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FittedEigen, "fitted", classmethod(fitted))
 
 
-def _found(patch: pytest.MonkeyPatch, change: Callable[..., Found]) -> None:
-    original = index_module.search
+def _scanned(patch: pytest.MonkeyPatch, change: Callable[..., list[Candidates]]) -> None:
+    """Change what the scan finds for each query, a filter's ordinals being told."""
+    original = search_module.scan
 
-    def search(*arguments: Any, **named: Any) -> Found:
-        return change(original(*arguments, **named), named.get("ordinals"))
+    def scan(*arguments: Any, **named: Any) -> list[list[Candidates]]:
+        found = original(*arguments, **named)
+        return [change(one, named.get("ordinals")) for one in found]
 
-    patch.setattr(index_module, "search", search)
+    for module in (search_module, respond_module):
+        patch.setattr(module, "scan", scan)
 
 
 def opponents_are_proponents_backwards(patch: pytest.MonkeyPatch) -> None:
-    _found(patch, lambda found, _: replace(found, opponents=found.proponents[::-1]))
+    original = Responder._answer
+
+    def answer(self: Responder, question: Any, encoded: Any, outcome: Any, *rest: Any) -> wf.Answer:
+        made = original(self, question, encoded, outcome, *rest)
+        return replace(made, opponents=made.proponents[::-1])
+
+    patch.setattr(Responder, "_answer", answer)
 
 
 def opponents_among_the_proponents_candidates(patch: pytest.MonkeyPatch) -> None:
-    original = search_module._rounds
-
-    def rounds(bounds: Any, asked: list[Any], done: Any, first: int) -> Any:
-        return itertools.islice(original(bounds, asked[:1], done, first), 1)
-
-    patch.setattr(search_module, "_rounds", rounds)
+    _scanned(patch, lambda found, _: [replace(found[0], rest=-np.inf)] * len(found))
 
 
 def the_list_filled_up_with_the_other_sign(patch: pytest.MonkeyPatch) -> None:
     """As padding ids are when there are fewer than k."""
 
-    def threshold(self: search_module._Direction) -> float:
-        return self._best[-1][0] if len(self._best) == self._k else -np.inf
+    original = Ranking.add
 
-    patch.setattr(search_module._Direction, "threshold", property(threshold))
+    def add(self: Ranking, scored: Any) -> None:
+        original(self, scored)
+        for one in scored[: self.k - len(self._best)]:
+            self._best.append((self.value(one), one.doc_id, one))
+
+    patch.setattr(Ranking, "add", add)
 
 
 def filtered_rows_by_position(patch: pytest.MonkeyPatch) -> None:
-    def change(found: Found, ordinals: Any) -> Found:
+    def change(found: list[Candidates], ordinals: Any) -> list[Candidates]:
         if ordinals is None:
             return found
-        place = {int(ordinal): position for position, ordinal in enumerate(ordinals)}
-        proponents, opponents = (
-            [(place[ordinal], product) for ordinal, product in hits]
-            for hits in (found.proponents, found.opponents)
-        )
-        return replace(found, proponents=proponents, opponents=opponents)
+        return [replace(c, ordinals=np.searchsorted(ordinals, c.ordinals)) for c in found]
 
-    _found(patch, change)
+    _scanned(patch, change)
 
 
 def only_the_prompt_is_tokenised(patch: pytest.MonkeyPatch) -> None:

@@ -272,7 +272,8 @@ class TestQuestions:
         np.testing.assert_allclose(together, expected, rtol=1e-5, atol=1e-6 * np.abs(single).max())
 
     def test_answers_to_them(self, index: wf.Index) -> None:
-        answer = index.query(prompt="gold", completion=" silver trade", contrast=" army")
+        stored: Any = {"rerank": "stored"}
+        answer = index.query(prompt="gold", completion=" silver trade", contrast=" army", **stored)
         plain = index.query(prompt="gold", completion=" silver trade")
         other = index.query(prompt="gold", completion=" army")
         assert answer.query == wf.Query("gold", " silver trade", " army")
@@ -282,7 +283,7 @@ class TestQuestions:
         assert answer.proponents[0].score == scores.max()
         assert answer.opponents[0].score == scores.min()
         queries = [self.A, self.C]
-        both = index.query(queries=queries, reduce="sum", k=3)
+        both = index.query(queries=queries, reduce="sum", k=3, **stored)
         assert both.query == wf.QuerySet((self.A, self.C), "sum")
         (scores,) = index.scores([wf.QuerySet((self.A, self.C), "sum")], tier="stored")
         assert [hit.score for hit in both.proponents] == sorted(scores, reverse=True)[:3]

@@ -13,7 +13,7 @@ unpacked: a chunk of rows stays in a core's cache while its fields are masked ou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import torch
@@ -62,13 +62,14 @@ class CodeProducts:
 
     def __call__(self, codes: NDArray[np.uint8]) -> Tensor:
         """``<vector, levels>`` for rows of ``codes`` [m, width], exact, as float64 [m, q]."""
-        totals: Tensor | None = None
-        for block, digits in enumerate(self._digits):
-            part = codes[:, block * self._block : (block + 1) * self._block]
-            sums = _digit_products(part, self._bits, digits).double()
-            totals = sums if totals is None else totals.add_(sums)
-        if totals is None:
-            raise ValueError("codes of no bytes; give them a positive dimension")
+        starts = range(0, codes.shape[1], self._block)
+        totals = reduce(
+            Tensor.add_,
+            (
+                _digit_products(codes[:, start : start + self._block], self._bits, digits).double()
+                for start, digits in zip(starts, self._digits, strict=True)
+            ),
+        )
         count = len(self._offset)
         products = totals[:, count:].add(totals[:, :count], alpha=256.0)
         if self._bits < 8:
