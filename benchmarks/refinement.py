@@ -27,7 +27,6 @@ from torch import Tensor
 from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
 from benchmarks.lds_subjects import Subject, digits, small_lm
 from benchmarks.retraining import datamodelling_scores
-from wherefrom.curvature.bases import gradients_of
 from wherefrom.curvature.ekfac import EKFAC
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import LayerPair
@@ -36,10 +35,8 @@ from wherefrom.query.refine import REFINE_DAMPING, Refined, refinements
 
 __all__ = ["measure"]
 
-Scores = NDArray[np.float64]
-
 _SEEDS = (0, 1, 2)
-_DAMPINGS = (1.0, 4.0, 40.0, 160.0)
+_DAMPINGS = (4.0, 60.0)
 _SHARES = (0.5, 0.2)
 _STEPS = (1, 2, 3, 5, 10)
 _LM_DAMPINGS = (REFINE_DAMPING, 300.0)
@@ -91,7 +88,9 @@ def measure(*, quick: bool, cache: Path) -> Report:
         trials += [_Trial(damping, 1.0, _STEPS) for damping in _DAMPINGS]
         trials += [_Trial(REFINE_DAMPING, share, _STEPS) for share in _SHARES]
     makers = [partial(digits, cache, seed) for seed in _SEEDS[: 1 if quick else None]]
-    runs = {"digits": [_Refinement(make(), 36 if quick else 8).measured(trials) for make in makers]}
+    runs = {
+        "digits": [_Refinement(make(), 60 if quick else 12).measured(trials) for make in makers]
+    }
     asked = {"digits": trials}
     if not quick:
         asked["lm"] = [_Trial(damping, 1.0, _LM_STEPS) for damping in _LM_DAMPINGS]
@@ -152,7 +151,10 @@ class _Refinement:
             runs = [list(self._estimates(trial, row)) for row in range(len(self._queries[0]))]
             rising = rising and all(self._rises(row, run) for row, run in enumerate(runs))
             for i, step in enumerate(trial.steps):
-                solved = [torch.stack(layer) for layer in zip(*(run[i].solved for run in runs))]
+                solved = [
+                    torch.stack(layer)
+                    for layer in zip(*(run[i].solved for run in runs), strict=True)
+                ]
                 refined[str(trial), step] = self._lds(solved)
             reached = np.array([[estimate.residual for estimate in run] for run in runs])
             residuals[str(trial)] = reached.mean(0).tolist()
@@ -191,12 +193,10 @@ class _Refinement:
 
     def _lds(self, solved: Sequence[Tensor]) -> float:
         """Of solutions ``[query, d_out, d_in]`` of each layer."""
-        scores = sum(
-            h.flatten(1) @ g.flatten(1).double().T
-            for h, g in zip(solved, self._documents, strict=True)
-        )
-        assert isinstance(scores, Tensor)
-        return float(datamodelling_scores(scores.numpy(), self._retrainings).mean())
+        scores = np.zeros((len(solved[0]), len(self._documents[0])))
+        for h, g in zip(solved, self._documents, strict=True):
+            scores += (h.flatten(1) @ g.flatten(1).double().T).numpy()
+        return float(datamodelling_scores(scores, self._retrainings).mean())
 
     def _gradients(self, batches: Sequence[tuple[NDArray[np.int64], Batch]]) -> list[Tensor]:
         """Coordinates of true gradients, ``[doc, d_out, d_in]`` of each layer."""
@@ -206,7 +206,7 @@ class _Refinement:
         with self._subject.extractor.session():
             for positions, batch in batches:
 
-                def keep(pair: LayerPair, rows: Tensor = torch.from_numpy(positions)) -> None:
+                def keep(pair: LayerPair, rows: NDArray[np.int64] = positions) -> None:
                     found[pair.layer][rows] = coordinates(pair)
 
                 true_gradients(self._subject.extractor, batch, keep)

@@ -38,7 +38,7 @@ from wherefrom.gradients.extractor import Forward, LayerPair
 from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.objectives import Categorical, Classification, TextObjective
 from wherefrom.query import asker as asker_module
-from wherefrom.query import respond as respond_module
+from wherefrom.query import recompute as recompute_module
 from wherefrom.query import search as search_module
 from wherefrom.query.respond import Responder
 from wherefrom.query.scan import Candidates
@@ -357,7 +357,7 @@ def _scanned(patch: pytest.MonkeyPatch, change: Callable[..., list[Candidates]])
         found = original(*arguments, **named)
         return [change(one, named.get("ordinals")) for one in found]
 
-    for module in (search_module, respond_module):
+    for module in (search_module, recompute_module):
         patch.setattr(module, "scan", scan)
 
 

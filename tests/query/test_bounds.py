@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -321,11 +322,16 @@ def test_bounds_do_not_depend_on_how_rows_are_read(
     torch.set_num_threads(threads)
     try:
         parts = scan(stored.copy, queries, 5, (1, -1))
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == threads == threads_of_a_new_thread()
     finally:
         torch.set_num_threads(before)
     for one, other in zip(whole, parts, strict=True):
         assert all(map(same, one, other))
+
+
+def threads_of_a_new_thread() -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,13 +364,13 @@ def test_a_query_that_is_not_finite_is_refused(bad: Any) -> None:
 
 
 SHAPES: list[tuple[Bits, int]] = [
-    *[(8, dimension) for dimension in (1, 63, 1025, (1 << 17) + 5)],
+    *[(8, dimension) for dimension in (1, 63, 1025, (1 << 18) + 5)],
     *[(4, 129), (4, 9001), (2, 16500)],
-    *[(1, dimension) for dimension in (7, 511, 33001, 65536)],
+    *[(1, dimension) for dimension in (7, 511, 33001, 1 << 18)],
 ]
 
 
-@pytest.mark.parametrize("kind", ["random", "largest", "alternating"])
+@pytest.mark.parametrize("kind", ["random", "large", "largest", "alternating"])
 @pytest.mark.parametrize(("bits", "dimension"), SHAPES)
 @pytest.mark.usefixtures("_kernel")
 def test_products_are_exact(bits: Bits, dimension: int, kind: str) -> None:
@@ -374,11 +380,14 @@ def test_products_are_exact(bits: Bits, dimension: int, kind: str) -> None:
         levels = rng.integers(-127, 128, (4, dimension))
     else:
         levels = 2 * rng.integers(0, 2**bits, (4, dimension)) - code.largest
-    vectors = rng.integers(-LARGEST, LARGEST + 1, (3, dimension))
-    if kind != "random":
+    vectors = rng.integers(-LARGEST, LARGEST + 1, (4, dimension))
+    if kind == "large":  # sums as large as they get, and without a power of two in them
+        levels = np.maximum(levels, code.largest - 8) if bits == 8 else np.abs(levels)
+        vectors = LARGEST - np.abs(vectors) // 16
+    elif kind != "random":
         signs = np.where(np.arange(dimension) % 2, -1, 1) if kind == "alternating" else 1
         levels[:2] = signs * code.largest * np.array([[1], [-1]])
-        vectors[:] = signs * np.array([[LARGEST], [-LARGEST], [-128]])
+        vectors[:] = signs * np.array([[LARGEST], [-LARGEST], [-128], [126 * 256 + 127]])
     codes = padded(code.pack(levels))
     found = CodeProducts(vectors, code, codes.shape[1])(codes)
     assert found.tolist() == (levels @ vectors.T).tolist()

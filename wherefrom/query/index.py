@@ -120,7 +120,7 @@ class Index:
         candidates: int = 100,
         refine: int = 0,
         refine_damping: float | None = None,
-        refine_documents: int = 512,
+        refine_documents: int | None = None,
         backend: str = "scan",
     ) -> Answer:
         """The documents that most influenced an output of the model.
@@ -147,8 +147,9 @@ class Index:
             candidates: How many documents of each sign to recompute.
             refine: Steps of conjugate gradients on the Gauss-Newton matrix of all layers, with the
                 curvature as preconditioner; see ``docs/guide.md``.
-            refine_damping: Damping of that matrix, in units of a layer's mean eigenvalue.
-            refine_documents: On how many documents it stands.
+            refine_damping: Damping of that matrix, in units of the mean eigenvalue of all layers.
+            refine_documents: On how many documents it stands; all by default, for those that it
+                does not know get too large scores.
             backend: What proposes candidates: ``scan``, or the name of an accelerator that
                 :meth:`accelerate` made. Scores do not depend on it.
 

@@ -26,7 +26,7 @@ class QueryOptions:
     candidates: int = 100
     refine: int = 0
     refine_damping: float | None = None
-    refine_documents: int = 512
+    refine_documents: int | None = None
     backend: str = "scan"
 
     def __post_init__(self) -> None:
@@ -38,7 +38,8 @@ class QueryOptions:
         _require_count("k", self.k, 1)
         _require_count("candidates", self.candidates, 1)
         _require_count("refine", self.refine, 0)
-        _require_count("refine_documents", self.refine_documents, 1)
+        if self.refine_documents is not None:
+            _require_count("refine_documents", self.refine_documents, 1)
         for name, kinds in (("sign", Sign), ("normalise", Normalise), ("rerank", Rerank)):
             given, allowed = getattr(self, name), get_args(kinds)
             if given not in allowed:

@@ -1,41 +1,237 @@
-"""Exact scores of chosen documents: their gradients run again, uncompressed.
+"""Exact scores: the best documents run again, uncompressed, and what they may leave out.
 
 Each document runs alone, so its score is a function of the index, the question and the document
 only, and not of the batch it happens to be in or of what else was a candidate.
+
+That the list is the true one can be proved where stored vectors hold all coordinates: what a stored
+one lacks, its quantisation, has a known norm, which bounds the exact score. Else the list's recall
+is estimated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wherefrom.gradients.examples import Examples
 from wherefrom.gradients.extractor import GradientExtractor
+from wherefrom.query.asker import Asker
 from wherefrom.query.documents import examples_of
-from wherefrom.query.exact import exact_products
-from wherefrom.query.search import Ranked
+from wherefrom.query.exact import exact_products, preconditioned
+from wherefrom.query.options import QueryOptions
+from wherefrom.query.questions import EncodedQuestion, Question
+from wherefrom.query.recall import (
+    SAMPLE,
+    drawn,
+    expected_missed,
+    noise_interval,
+    recall_of,
+)
+from wherefrom.query.scan import Candidates, scan
+from wherefrom.query.search import DIRECTIONS, Found, Ranked, Ranking, Searcher
+from wherefrom.records import Recall, Tier
+from wherefrom.store import DocumentTable, Manifest, ScanCopy
 
-__all__ = ["recomputed"]
+__all__ = ["MODEL_ROUNDING", "Outcome", "Recomputer", "vector_norm"]
+
+MODEL_ROUNDING = 1e-4
+"""How far a document's gradient may lie from that of another run, as a share of its norm.
+
+A model in float32 gives gradients that differ in the seventh digit with the batch they were run in;
+proofs about exact scores allow for a hundred times as much.
+"""
 
 
-def recomputed(
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Final rankings, and what is known of what they leave out.
+
+    Attributes:
+        tier: Of the scores.
+        rankings: One for each direction asked for.
+        certified: Whether they are proved to be the true ones.
+        documents: How many were searched.
+        candidates: How many were scored in full.
+        recall: Estimated, where nothing is proved.
+    """
+
+    tier: Tier
+    rankings: tuple[Ranking, ...]
+    certified: bool
+    documents: int
+    candidates: int
+    recall: Recall | None = None
+
+    @classmethod
+    def of_stored(cls, found: Found) -> Outcome:
+        """A search by stored scores, which is proved as it is."""
+        return cls("stored", found.rankings, True, found.documents, len(found.scored))
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputer:
+    """Runs the best documents of searches again.
+
+    Attributes:
+        manifest: Of the index.
+        table: Its documents.
+        copy: Its scan copy.
+        asker: Model and encoder.
+        searcher: Reads documents with their stored scores.
+        options: How to answer.
+        ordinals: Documents that are searched; all if ``None``.
+    """
+
+    manifest: Manifest
+    table: DocumentTable
+    copy: ScanCopy
+    asker: Asker
+    searcher: Searcher
+    options: QueryOptions
+    ordinals: NDArray[np.int64] | None
+
+    def outcome(self, question: Question, encoded: EncodedQuestion, found: Found) -> Outcome:
+        """Rankings by exact scores.
+
+        Args:
+            question: What was asked.
+            encoded: Its vector.
+            found: The best documents by stored score.
+        """
+        solved = self._solved(question, encoded)
+        rankings = tuple(
+            Ranking(ranking.direction, self.options.k, ranking.normalised)
+            for ranking in found.rankings
+        )
+        best = {one.ordinal: one for ranking in found.rankings for one in ranking.best()}
+        bounds = self._bounds(encoded)
+        needed = {ordinal for one in bounds for ordinal in one.ordinals.tolist()}
+        proved = bool(bounds) and self._affordable(len(needed), len(best))
+        if proved:
+            unread = np.array(sorted(needed - best.keys()), np.int64)
+            best |= {one.ordinal: one for one in self.searcher.read(unread, encoded.vector)}
+            best = {ordinal: best[ordinal] for ordinal in needed}
+            for ranking, candidates in zip(rankings, bounds, strict=True):
+                ranking.rest = candidates.rest
+        chosen = sorted(best)
+        exact = _rescored(self.asker.extractor, solved, [best[i] for i in chosen])
+        for ranking in rankings:
+            ranking.add(exact)
+        if proved or len(chosen) == found.documents:
+            return Outcome("exact", rankings, True, found.documents, len(chosen))
+        others = np.setdiff1d(self._searched(), np.array(chosen, np.int64), assume_unique=True)
+        sampled = drawn(SAMPLE, others, self.manifest.encoder.seed)
+        sample = self.searcher.read(sampled, encoded.vector)
+        rescored = _rescored(self.asker.extractor, solved, sample)
+        recall = self._recall(encoded.vector, sample, rescored, rankings, chosen)
+        for ranking in rankings:
+            ranking.add(rescored)
+        scored = len(chosen) + len(sample)
+        if scored == found.documents:
+            return Outcome("exact", rankings, True, found.documents, scored)
+        return Outcome("exact", rankings, False, found.documents, scored, recall)
+
+    def _solved(self, question: Question, encoded: EncodedQuestion) -> list[Tensor]:
+        """``(G + lambda)^-1 grad f`` in the order of the weights, of each layer ``[1, size]``."""
+        curvature = self.asker.encoder.curvature
+        if encoded.solved is not None:
+            return [
+                curvature.raw(layer, solved).reshape(1, -1)
+                for layer, solved in enumerate(encoded.solved)
+            ]
+        if self.options.damping is not None:
+            curvature = curvature.with_damping(self.options.damping)
+        return preconditioned(self.asker.extractor, curvature, [question])
+
+    def _searched(self) -> NDArray[np.int64]:
+        return np.arange(len(self.table)) if self.ordinals is None else self.ordinals
+
+    def _bounds(self, encoded: EncodedQuestion) -> list[Candidates]:
+        """For each direction, documents that must hold the exact top k; none if not provable."""
+        record = self.manifest.encoder
+        if record.reduce != "none" or record.pca is not None:
+            return []
+        (proposed,) = scan(
+            self.copy,
+            encoded.vector[None],
+            self.options.k,
+            DIRECTIONS[self.options.sign],
+            ordinals=self.ordinals,
+            normalised=self.options.normalise != "none",
+            slack=MODEL_ROUNDING,
+        )
+        return proposed
+
+    def _affordable(self, needed: int, anyway: int) -> bool:
+        """Whether so many documents can be run in the time allowed, or no more than anyway."""
+        speed = self.manifest.seconds_per_document
+        in_time = speed is not None and speed * needed <= self.options.rerank_seconds
+        return needed <= anyway or in_time
+
+    def _recall(
+        self,
+        query: NDArray[np.float32],
+        sample: Sequence[Ranked],
+        rescored: Sequence[Ranked],
+        rankings: Sequence[Ranking],
+        chosen: Sequence[int],
+    ) -> Recall:
+        """Estimated recall of rankings, from random documents with stored and exact scores."""
+        norm = vector_norm(query)
+        errors = [
+            (stored.product - exact.product) / (norm * exact.norm)
+            for stored, exact in zip(sample, rescored, strict=True)
+            if norm * exact.norm > 0.0
+        ]
+        sigmas = noise_interval(np.array(errors))
+        searched = self._searched()
+        cosines = self._cosines(query, norm)[searched]
+        reach = norm * self.copy.whole[searched]
+        left = (reach > 0.0) & ~np.isin(searched, chosen)
+        missed = []
+        for ranking in rankings:
+            units = np.full(len(reach), norm) if ranking.normalised else reach
+            values = [ranking.value(one) for one in ranking.best()]
+            stored = ranking.direction * cosines
+            missed.append([expected_missed(stored, left, units, values, sigma) for sigma in sigmas])
+        return recall_of(self.options.k, missed, len(sample))
+
+    def _cosines(self, query: NDArray[np.float32], norm: float) -> NDArray[np.float64]:
+        """Stored cosines of all documents that are searched, ``[document of the index]``."""
+        count = len(self.copy)
+        # As many as there are: the scan then tells the estimate of every document.
+        (ends,) = scan(
+            self.copy, query[None], count, (1, -1), ordinals=self.ordinals, normalised=True
+        )
+        cosines = np.zeros(count)
+        for direction, end in zip((1, -1), ends, strict=True):
+            cosines[end.ordinals] = direction * end.estimate / norm
+        return cosines
+
+
+def vector_norm(query: NDArray[np.float32]) -> float:
+    """Euclidean norm, float64, in one fixed order."""
+    return float(np.sqrt(np.add.reduce(np.square(query.astype(np.float64)))))
+
+
+def _rescored(
     extractor: GradientExtractor, query: list[Tensor], documents: Sequence[Ranked]
 ) -> list[Ranked]:
-    """The same documents with exact inner products in place of stored ones.
+    """Exact inner products of documents that each run alone.
 
     Args:
         extractor: Model, objective and layers.
-        query: ``(G + lambda)^-1 grad f`` of one question: of each layer float64
-            ``[1, d_out x d_in]``, in the order of its weight.
+        query: Of each layer float64 ``[1, d_out x d_in]``, in the order of its weight.
         documents: Which.
     """
-    prepared: dict[int, Examples] = {}
-    for one in documents:
-        if id(one.rows) not in prepared:
-            prepared[id(one.rows)] = examples_of(extractor, one.rows)
+    prepared: Mapping[int, Examples] = {
+        id(rows): examples_of(extractor, rows)
+        for rows in {id(one.rows): one.rows for one in documents}.values()
+    }
     alone = (
         (np.array([i]), prepared[id(one.rows)].batch(np.array([one.position])))
         for i, one in enumerate(documents)

@@ -41,10 +41,10 @@ __all__ = [
     "require_refinable",
 ]
 
-REFINE_DAMPING = 20.0
+REFINE_DAMPING = 15.0
 """Damping of the whole matrix, in units of its mean eigenvalue."""
 
-REFINE_TOLERANCE = 0.01
+REFINE_TOLERANCE = 0.05
 """Relative residual at which a refinement stops before its last step."""
 
 _VECTORS = 8
@@ -133,7 +133,7 @@ def refine(
         raise QueryError(f"refine={steps} is not allowed; give a number of steps, as 5, or 0")
     if not 0.0 <= tolerance < 1.0:
         raise QueryError(
-            f"tolerance={tolerance} is not allowed; give a number from 0 to 1, as 0.01"
+            f"tolerance={tolerance} is not allowed; give a number from 0 to 1, as 0.05"
         )
     estimates = refinements(extractor, curvature, gradient, batches, damping=damping, start=start)
     for estimate in estimates:

@@ -68,14 +68,15 @@ def refined(
             stacklevel=5,
         )
     gradient, nats = gradient_of(extractor, encoder.curvature, question)
-    chosen = drawn(options.refine_documents, np.arange(len(table)), 0)
-    documents = [batch for _, batch in document_batches(table, extractor, chosen)]
+    chosen = None
+    if options.refine_documents is not None:
+        chosen = drawn(options.refine_documents, np.arange(len(table)), 0)
     damping = REFINE_DAMPING if options.refine_damping is None else options.refine_damping
     found = refine(
         extractor,
         encoder.curvature,
         gradient,
-        lambda: documents,
+        lambda: (batch for _, batch in document_batches(table, extractor, chosen)),
         steps=options.refine,
         damping=damping,
     )
