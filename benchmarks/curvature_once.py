@@ -21,7 +21,7 @@ from wherefrom.curvature.fitted import Curvature, FittedCurvature
 from wherefrom.curvature.kinds import make_curvature
 from wherefrom.curvature.lissa import LiSSA
 from wherefrom.encoding.encoder import EncodedQuery, Encoder
-from wherefrom.encoding.reduction import make_reduction
+from wherefrom.encoding.reduction import NoReduction
 from wherefrom.errors import CurvatureError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
@@ -49,7 +49,7 @@ def measured(kind: str, subject: Subject) -> dict[str, Any]:
     curvature = fit.curvature
     source = PseudoGradients(subject.extractor, lambda: subject.batches, fisher)
     sizes = tuple(layer.size for layer in curvature.layers)
-    encoder = Encoder(curvature, make_reduction("none", sizes, 0, 0))
+    encoder = Encoder(curvature, NoReduction(sizes))
     exact = _exact(subject, curvature)
     encoding, vectors = _encoded(subject, encoder)
     asking, residual, products = _asked(subject, encoder, vectors)

@@ -89,7 +89,7 @@ def assert_bounded(stored: Stored, query: Rows) -> None:
     computed = inner_products(stored.decoded, query[None])[0]
     products = [exact(row, query) for row in stored.decoded]
     before = [exact(row, query) for row in stored.vectors]
-    for slack, truths in ((False, (products, computed.tolist())), (True, (before,))):
+    for slack, truths in ((None, (products, computed.tolist())), (0.0, (before,))):
         ends = scan(stored.copy, query[None], count, (1, -1), slack=slack)[0]
         for direction, found in zip((1, -1), ends, strict=True):
             for values in truths:
@@ -202,7 +202,7 @@ def test_rounding_alone_is_covered(bits: Bits) -> None:
 def test_what_quantisation_lost_can_use_up_the_slack(bits: Bits) -> None:
     stored = store(np.random.default_rng(7).standard_normal((1, 500)).astype(np.float32), bits)
     query = (stored.decoded[0] - stored.vectors[0]).astype(np.float32)
-    ends = scan(stored.copy, query[None], 1, (1, -1), slack=True)[0]
+    ends = scan(stored.copy, query[None], 1, (1, -1), slack=0.0)[0]
     reached = [
         abs(direction * exact(stored.vectors[0], query) - Fraction(float(found.estimate[0])))
         / Fraction(float(found.error[0]))
@@ -298,10 +298,10 @@ def test_a_query_has_the_same_bounds_alone_as_among_others(bits: Bits) -> None:
     stored = collection(bits)
     queries = np.random.default_rng(10).standard_t(4, (70, 90)).astype(np.float32)
     queries *= np.float32(10.0) ** np.random.default_rng(11).integers(-20, 20, (70, 1))
-    together = scan(stored.copy, queries, 5, (-1, 1), normalised=True, slack=True)
+    together = scan(stored.copy, queries, 5, (-1, 1), normalised=True, slack=0.0)
     for query in (0, 13, 64, 69):
         alone = scan(
-            stored.copy, queries[query : query + 1], 5, (1, -1), normalised=True, slack=True
+            stored.copy, queries[query : query + 1], 5, (1, -1), normalised=True, slack=0.0
         )
         assert same(alone[0][0], together[query][1])
         assert same(alone[0][1], together[query][0])
@@ -411,3 +411,14 @@ def test_a_saturating_product_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch, "_int_mm", saturating)
     assert kernels._kernel() is kernels._float_product
+
+
+def test_slack_allows_for_a_share_of_each_norm() -> None:
+    stored = store(np.random.default_rng(3).standard_normal((50, 40)).astype(np.float32), 8)
+    query = np.random.default_rng(4).standard_normal((1, 40)).astype(np.float32)
+    none, some = (scan(stored.copy, query, 50, (1, -1), slack=slack)[0] for slack in (0.0, 0.01))
+    for before, after in zip(none, some, strict=True):
+        kept = np.isin(after.ordinals, before.ordinals)
+        wider = after.error[kept] - before.error
+        norms = stored.copy.whole[before.ordinals] * np.linalg.norm(query.astype(float))
+        np.testing.assert_allclose(wider, 0.01 * norms, rtol=1e-6)

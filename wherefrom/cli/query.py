@@ -148,8 +148,8 @@ _UNSWEPT = (
     "--refine-documents",
     type=click.IntRange(min=1),
     metavar="N",
-    help="On how many documents, drawn at random, that matrix stands; on all by default. The others' "
-    "scores come out too large.",
+    help="On how many documents, drawn at random, that matrix stands; all by default. Those it "
+    "does not know come out too large.",
 )
 @click.option(
     "--backend",

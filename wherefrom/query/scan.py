@@ -59,7 +59,7 @@ def scan(
     *,
     ordinals: NDArray[np.int64] | None = None,
     normalised: bool = False,
-    slack: bool = False,
+    slack: float | None = None,
 ) -> list[list[Candidates]]:
     """Find, for each query and direction, all documents that could be among the k best.
 
@@ -74,7 +74,8 @@ def scan(
         ordinals: Which documents to search; all by default.
         normalised: Whether to divide values by the norms of the documents' uncompressed vectors
             (``copy.whole``); where these are zero, so is the value.
-        slack: Whether y is the document's vector before quantisation, not the stored one.
+        slack: If given, y is the document's vector before quantisation, not the stored one, and may
+            lie off by this share of its norm.
 
     Returns:
         ``[query][direction]``.
@@ -139,7 +140,7 @@ class _Bounding:
         split: _Split,
         selections: list[Selection],
         normalised: bool,
-        slack: bool,
+        slack: float | None,
     ) -> None:
         width = copy.codes.shape[1]
         self.rows = max(1, min(_BYTES // width, _BOUNDS // len(split.unit)))
@@ -150,7 +151,9 @@ class _Bounding:
         self._slack = slack
 
     def __call__(self, chunk: ScanChunk) -> None:
-        left_out = chunk.residual + chunk.lost if self._slack else chunk.residual
+        left_out = chunk.residual
+        if self._slack is not None:
+            left_out = left_out + chunk.lost + self._slack * chunk.whole
         scale = self._column(chunk.scale, chunk)
         reach = self._column(chunk.norm + chunk.residual, chunk)
         estimate = self._products(chunk.codes).mul_(scale)
