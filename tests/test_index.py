@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,6 @@ from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.layers import select_layers
 from wherefrom.indexer import builder
 from wherefrom.query import documents as reading
-from wherefrom.query.options import QueryOptions
 
 TOKENIZER = tiny_tokenizer()
 QUESTIONS = [
@@ -469,10 +468,9 @@ def test_a_query_is_the_same_to_the_bit_alone_and_among_others(
         shown = len(answer.proponents) + len(answer.opponents)
         assert shown == np.count_nonzero(together[1][row])
     for rerank in ("stored", "recompute"):
-        options = QueryOptions(k=3, candidates=4, rerank=cast("Any", rerank))
-        for query, answer in zip(QUESTIONS, index.answers(QUESTIONS, options), strict=True):
-            asked = {"prompt": query.prompt, "completion": query.completion, "k": 3}
-            alone = index.query(**asked, candidates=4, rerank=cast("Any", rerank))
+        options: Any = {"k": 3, "candidates": 4, "rerank": rerank}
+        for query, answer in zip(QUESTIONS, index.answers(QUESTIONS, **options), strict=True):
+            alone = index.query(prompt=query.prompt, completion=query.completion, **options)
             assert unstamped(alone) == unstamped(answer)
 
 

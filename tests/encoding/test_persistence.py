@@ -99,7 +99,7 @@ def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_the_basis_of_a_pca_comes_back_too(tmp_path: Path) -> None:
     case, fitted = case_of("llama-mlp"), fit("llama-mlp")
     rows = list(range(case.count))
-    stages = Stages("sketch", 50, 4, kept=7, pca=4, seed=9)
+    stages = Stages("sketch", 50, 4, sketched=70, pca=4, seed=9)
     plain = make_encoder(fitted, replace(stages, pca=None, rotate=False))
     basis = fit_pca(torch.from_numpy(encode(case, plain, rows)[0]), 4)
     encoder = make_encoder(fitted, stages, basis)

@@ -29,7 +29,7 @@ ALL = {
     "none": Stages("none", 720, 32, rotate=False),
     "none rotated": Stages("none", 720, 32),
     "sketch": Stages("sketch", 100, 4, rotate=False, seed=2),
-    "sketch kept rotated": Stages("sketch", 100, 1, kept=30, seed=2),
+    "sketch of some": Stages("sketch", 100, 1, sketched=130, seed=2),
     "sketch pca rotated": Stages("sketch", 90, 1, pca=5, seed=3),
     "energy": Stages("energy", 80, 4, rotate=False),
     "energy rotated": Stages("energy", 81, 4),
@@ -141,7 +141,11 @@ def test_encoders_together_make_what_each_makes_alone() -> None:
     rows = list(range(case.count))
     full = encode(case, whole(fit(NAME)), rows)[0]
     names = list(ALL)
-    for order in (names, names[::-1], ["sketch kept rotated", "sketch", "sketch kept rotated"]):
+    for order in (
+        names,
+        names[::-1],
+        ["sketch of some", "sketch", "sketch of some"],
+    ):
         seen: dict[int, Tensor] = {}
         found = together([made(name) for name in order], rows, seen.__setitem__)
         for name, vectors in zip(order, found, strict=True):
@@ -161,7 +165,7 @@ def test_encoders_of_different_curvatures_are_not_run_together() -> None:
         together([], [0], lambda layer, phi: None)
 
 
-@pytest.mark.parametrize("stages", ["sketch kept rotated", "energy rotated", "random"])
+@pytest.mark.parametrize("stages", ["sketch of some", "energy rotated", "random"])
 def test_vectors_do_not_depend_on_the_batch(stages: str) -> None:
     case, encoder = case_of(NAME), made(stages)
     batched = encode(case, encoder, list(range(case.count)))[0]

@@ -18,10 +18,10 @@ from wherefrom.errors import WherefromError
     [
         (Stages("sketch", 16384, 1), 16384, 2048, "sketch 16384, rotated, 1 bit"),
         (
-            Stages("sketch", 33792, 1, kept=1024),
-            33792,
-            4224,
-            "sketch 32768 + 1024 kept, rotated, 1 bit",
+            Stages("sketch", 32768, 1, sketched=65536),
+            32768,
+            4096,
+            "sketch 32768 of 65536, rotated, 1 bit",
         ),
         (Stages("energy", 1001, 4, rotate=False), 1001, 501, "energy 1001, 4 bits"),
         (Stages("random", 4096, 16, rotate=False), 4096, 8192, "random 4096, fp16"),
@@ -41,9 +41,9 @@ def test_stages_know_their_size_and_say_what_they_are(
         ({"reduce": "srp"}, "'srp' is unknown; choose one of 'sketch', 'energy', 'random', 'none'"),
         ({"bits": 3}, "3 bits an entry are not possible; choose 1, 2, 4, 8, 16, 32"),
         ({"reduced": 0}, "needs at least 1 dimension, not 0"),
-        ({"reduce": "energy", "kept": 3}, "kept=3 belongs to a sketch, not to 'energy'"),
-        ({"kept": 50}, "kept=50 is not possible; give 0 to 49"),
-        ({"kept": -1}, "kept=-1 is not possible"),
+        ({"reduce": "energy", "sketched": 60}, "sketched=60 belongs to a sketch, not to 'energy'"),
+        ({"sketched": 50}, "sketched=50 is not possible; give more than 50"),
+        ({"sketched": -1}, "sketched=-1 is not possible"),
         ({"pca": 51}, "pca=51 is not possible; give 1 to 50"),
         ({"pca": 0}, "pca=0 is not possible; give 1 to 50"),
     ],
@@ -57,12 +57,12 @@ def test_stages_that_cannot_be_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("kind", ["identity", "datainf", "datainf-scanned", "lissa"])
-@pytest.mark.parametrize("stages", [Stages("energy", 50, 4), Stages("sketch", 50, 4, kept=5)])
+@pytest.mark.parametrize("stages", [Stages("energy", 50, 4), Stages("sketch", 50, 4, sketched=60)])
 def test_energies_that_are_not_known_are_not_made_up(kind: str, stages: Stages) -> None:
     fitted = fit("mlp-bias", kind)
     with pytest.raises(WherefromError, match=f"'{fitted.kind}' knows no eigenvalues of layer '0'"):
         make_encoder(fitted, stages)
-    assert make_encoder(fitted, replace(stages, reduce="sketch", kept=0)).dimension == 50
+    assert make_encoder(fitted, replace(stages, reduce="sketch", sketched=None)).dimension == 50
 
 
 def test_more_than_there_is_is_refused() -> None:
@@ -74,7 +74,7 @@ def test_more_than_there_is_is_refused() -> None:
             make_encoder(fitted, Stages(reduce, total + 1, 4))
     with pytest.raises(WherefromError, match=f"keeps all {total} coordinates, not 50"):
         make_encoder(fitted, Stages("none", 50, 32))
-    with pytest.raises(WherefromError, match=f"{total + 1} coordinates cannot be kept of {total}"):
-        make_encoder(fitted, Stages("sketch", total + 9, 4, kept=total + 1))
+    with pytest.raises(WherefromError, match=f"{total + 1} coordinates cannot be chosen"):
+        make_encoder(fitted, Stages("sketch", 50, 4, sketched=total + 1))
     with pytest.raises(WherefromError, match=r"shape \(50, 3\), the encoder's stages need None"):
         make_encoder(fitted, Stages("sketch", 50, 4), torch.eye(50)[:, :3])

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
-from wherefrom.query.options import QueryOptions
 from wherefrom.query.recall import SAMPLE, drawn, expected_missed, noise_interval, recall_of
 
 ASKED: dict[str, Any] = {"prompt": "gold", "completion": " silver trade ships"}
@@ -108,9 +107,7 @@ def test_a_score_does_not_depend_on_the_other_candidates(indexes: dict[str, wf.I
             answer = index.query(**ASKED, k=k, rerank="recompute", candidates=candidates)
             for hit in (*answer.proponents, *answer.opponents):
                 found.setdefault(hit.doc_id, set()).add(hit.score)
-    batch = index.answers(
-        [wf.Query("", "war or peace"), QUESTION], QueryOptions(rerank="recompute")
-    )
+    batch = index.answers([wf.Query("", "war or peace"), QUESTION], rerank="recompute")
     for hit in (*batch[1].proponents, *batch[1].opponents):
         found.setdefault(hit.doc_id, set()).add(hit.score)
     assert all(len(scores) == 1 for scores in found.values())

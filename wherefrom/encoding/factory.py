@@ -53,8 +53,8 @@ def _reduction(curvature: FittedCurvature, stages: Stages) -> Reduction:
             )
         return NoReduction(sizes)
     if stages.reduce == "sketch":
-        kept = _top(curvature, stages, stages.kept) if stages.kept else None
-        return Sketch(sizes, stages.reduced, stages.seed, kept)
+        chosen = None if stages.sketched is None else _top(curvature, stages, stages.sketched)
+        return Sketch(sizes, stages.reduced, stages.seed, chosen)
     if stages.reduced > weights:
         raise WherefromError(
             f"encoder {stages.reduce!r} cannot make {stages.reduced} of {weights} coordinates; "
@@ -73,10 +73,10 @@ def _top(curvature: FittedCurvature, stages: Stages, count: int) -> tuple[Tensor
         if energy is None:
             raise WherefromError(
                 f"curvature {curvature.kind!r} knows no eigenvalues of layer {layer.name!r} to "
-                f"choose coordinates by (encoder {stages.describe()!r}); give 'sketch' without kept"
+                f"choose coordinates by (encoder {stages.describe()!r}); give 'sketch' of all"
             )
         energies.append(energy)
     weights = sum(energy.numel() for energy in energies)
     if count > weights:
-        raise WherefromError(f"{count} coordinates cannot be kept of {weights}; give fewer")
+        raise WherefromError(f"{count} coordinates cannot be chosen of {weights}; give fewer")
     return top_coordinates(energies, count)

@@ -11,9 +11,9 @@ signs are independent; these are all that unbiasedness and the usual variance bo
 
     Var <x', y'> <= (|x|^2 |y|^2 + <x, y>^2) / m
 
-need, and whole runs are added at the speed of memory. Coordinates that are kept have entries of
-their own, before the buckets, and take no part in the sketch: the bound then holds for what is left
-of x and y without them.
+need, and whole runs are added at the speed of memory. The bound grows with the norms of what is
+sketched: leaving out the coordinates that carry little of the product and much of the norm loses
+less than it saves.
 """
 
 from __future__ import annotations
@@ -118,9 +118,10 @@ class Sketch(Reduction):
 
     Args:
         sizes: Number of weights of each layer.
-        dimension: Entries of a vector: kept coordinates, then buckets.
+        dimension: Entries of a vector, the buckets.
         seed: Of signs and shifts.
-        kept: Positions of the coordinates kept in each layer, increasing; none by default.
+        chosen: Positions, in each layer, of the coordinates that are sketched, increasing; all by
+            default.
     """
 
     kind = "sketch"
@@ -130,58 +131,43 @@ class Sketch(Reduction):
         sizes: tuple[int, ...],
         dimension: int,
         seed: int,
-        kept: Sequence[Tensor] | None = None,
+        chosen: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__(sizes)
         self.dimension = dimension
         self._seed = seed
-        self._kept = kept
-        counts = [0] * len(sizes) if kept is None else [len(chosen) for chosen in kept]
-        self._starts = np.cumsum([0, *counts]).tolist()
-        self._buckets = dimension - self._starts[-1]
+        self._chosen = chosen
+        counts = sizes if chosen is None else [len(positions) for positions in chosen]
         self._signs = key_of(seed, _SIGNS)
-        runs = [-(-size // self._buckets) for size in sizes]
+        runs = [-(-count // dimension) for count in counts]
         random = bits(key_of(seed, _SHIFTS), 0, sum(runs))
         self._shifts = np.split(
-            (random % np.uint64(self._buckets)).astype(np.int64), np.cumsum(runs)[:-1]
+            (random % np.uint64(dimension)).astype(np.int64), np.cumsum(runs)[:-1]
         )
 
     @property
     def scaling_key(self) -> Hashable:
-        """Signs follow from the seed alone, whatever the dimension and whatever is kept."""
+        """Signs follow from the seed alone, whatever the dimension and whatever is sketched."""
         return "signs", self._seed
 
     def scaling(self, layer: int, whitening: Tensor) -> Tensor:
-        """The whitening with random signs; kept coordinates carry theirs on both sides."""
+        """The whitening with random signs."""
         random = bits(self._signs, self.offsets[layer], self.sizes[layer])
         signs = torch.from_numpy((random >> np.uint64(63)).astype(np.int8) * 2 - 1)
         return whitening * signs.to(whitening.device, whitening.dtype).reshape(whitening.shape)
 
     def buffer(self, documents: int, like: Tensor) -> Tensor:
-        """``[doc, kept + 2 buckets]``: shifted runs may reach past the end, until finished."""
-        return like.new_zeros(documents, self._starts[-1] + 2 * self._buckets)
+        """``[doc, 2 dimension]``: shifted runs may reach past the end; folded when finished."""
+        return like.new_zeros(documents, 2 * self.dimension)
 
     def add(self, layer: int, scaled: Tensor, buffer: Tensor) -> None:
-        """Add the layer's runs at their shifts, and what it keeps before them."""
-        start, end = self._starts[layer : layer + 2]
-        if self._kept is None or start == end:
-            self._add_runs(layer, scaled, buffer)
-            return
-        chosen = self._kept[layer].to(scaled.device)
-        values = scaled.index_select(1, chosen)
-        buffer[:, start:end] += values
-        scaled.index_fill_(1, chosen, 0.0)
-        self._add_runs(layer, scaled, buffer)
-        scaled.index_copy_(1, chosen, values)
-
-    def _add_runs(self, layer: int, scaled: Tensor, buffer: Tensor) -> None:
-        first, width = self._starts[-1], self._buckets
+        """Add the layer's runs at their shifts."""
+        if self._chosen is not None:
+            scaled = scaled.index_select(1, self._chosen[layer].to(scaled.device))
         for run, shift in enumerate(self._shifts[layer].tolist()):
-            part = scaled[:, run * width : (run + 1) * width]
-            buffer[:, first + shift : first + shift + part.shape[1]] += part
+            part = scaled[:, run * self.dimension : (run + 1) * self.dimension]
+            buffer[:, shift : shift + part.shape[1]] += part
 
     def finish(self, buffer: Tensor) -> Tensor:
-        """Fold the second half of the buckets onto the first."""
-        first, width = self._starts[-1], self._buckets
-        folded = buffer[:, first : first + width] + buffer[:, first + width :]
-        return torch.cat([buffer[:, :first], folded], 1) if first else folded
+        """Fold the second half onto the first."""
+        return buffer[:, : self.dimension] + buffer[:, self.dimension :]

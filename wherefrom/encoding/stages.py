@@ -28,8 +28,8 @@ class Stages:
         reduce: How a whitened gradient is shortened.
         reduced: Entries that leaves; for ``none`` the number of weights.
         bits: Of a stored entry.
-        kept: How many of a sketch's entries are single coordinates, those of the largest expected
-            energy, kept as they are; the sketch is of all others.
+        sketched: How many coordinates a sketch is of, those of the largest expected energy;
+            ``None`` for all.
         pca: Entries that a projection on fitted directions leaves; ``None`` without one.
         rotate: Whether a random rotation spreads each vector evenly over its entries.
         seed: Of everything random.
@@ -41,7 +41,7 @@ class Stages:
     reduce: ReductionKind
     reduced: int
     bits: Bits
-    kept: int = 0
+    sketched: int | None = None
     pca: int | None = None
     rotate: bool = True
     seed: int = 0
@@ -55,12 +55,14 @@ class Stages:
             raise WherefromError(f"{self.bits} bits an entry are not possible; choose {names}")
         if self.reduced < 1:
             raise WherefromError(f"an encoder needs at least 1 dimension, not {self.reduced}")
-        if self.kept and self.reduce != "sketch":
-            raise WherefromError(f"kept={self.kept} belongs to a sketch, not to {self.reduce!r}")
-        if not 0 <= self.kept < self.reduced:
+        if self.sketched is not None and self.reduce != "sketch":
             raise WherefromError(
-                f"kept={self.kept} is not possible; give 0 to {self.reduced - 1}, so that the "
-                f"sketch to {self.reduced} entries has one left"
+                f"sketched={self.sketched} belongs to a sketch, not to {self.reduce!r}"
+            )
+        if self.sketched is not None and self.sketched <= self.reduced:
+            raise WherefromError(
+                f"sketched={self.sketched} is not possible; give more than {self.reduced}, what it "
+                "is shortened to, or choose 'energy'"
             )
         if self.pca is not None and not 1 <= self.pca <= self.reduced:
             raise WherefromError(
@@ -79,10 +81,10 @@ class Stages:
         return -(-self.dimension * self.bits // 8)
 
     def describe(self) -> str:
-        """One line, as ``sketch 32768 + 1024 kept, rotated, 1 bit``; the sum is the dimension."""
-        words = [f"{self.reduce} {self.reduced - self.kept}"]
-        if self.kept:
-            words[0] += f" + {self.kept} kept"
+        """One line, as ``sketch 16384 of 110592, rotated, 1 bit``."""
+        words = [f"{self.reduce} {self.reduced}"]
+        if self.sketched is not None:
+            words[0] += f" of {self.sketched}"
         if self.pca is not None:
             words.append(f"pca {self.pca}")
         if self.rotate:

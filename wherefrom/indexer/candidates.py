@@ -1,8 +1,10 @@
 """Which encoders a budget of bytes allows: what the builder measures before it chooses one.
 
 Many dimensions at few bits beat few dimensions at many: the noise of a sketch falls with its
-dimensions, and quantising a rotated vector to signs adds but half as much again. More bits pay
-where most coordinates fit, and for refined queries.
+dimensions, and quantising a rotated vector to signs adds but half as much again. It also falls with
+what is sketched: half to an eighth of all coordinates, those of the largest expected energy, hold
+most of a score. Where that is in few coordinates, as in small models, they are best stored as they
+are, in more bits.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from wherefrom.errors import WherefromError
 
 __all__ = ["EncoderWish", "budgets", "candidates", "lossless"]
 
-_SKETCH_BITS: tuple[Bits, ...] = (1, 2, 4)
+_SKETCH_BITS: tuple[Bits, ...] = (1, 2)
+_ENERGY_BITS: tuple[Bits, ...] = (1, 2, 4)
+_SKETCHED_PARTS = (2, 4, 8)
+"""A sketch is tried of all coordinates, and of these parts of them."""
+
 _WHOLE_BITS: tuple[Bits, ...] = (16, 8, 4, 2, 1)
 _SMALLEST_BUDGET = 256
 _FLOAT_BYTES = 4
@@ -77,6 +83,8 @@ def candidates(
                     found.append(_stages(reduce, whole, bits, wish.seed))
             elif entries >= 1 and (entries < whole or wish.reduce == reduce):
                 found.append(_stages(reduce, min(entries, whole), bits, wish.seed))
+                if reduce == "sketch" and energies:
+                    found += _of_parts(entries, whole, bits, wish.seed)
     if not found:
         raise WherefromError(_does_not_fit(whole, wish, budget, documents))
     return found
@@ -117,11 +125,22 @@ def _bits(reduce: ReductionKind, wish: EncoderWish) -> tuple[Bits, ...]:
         return (wish.bits,)
     if reduce == "random":
         return (16,)
-    return _WHOLE_BITS if reduce == "none" else _SKETCH_BITS
+    if reduce == "none":
+        return _WHOLE_BITS
+    return _SKETCH_BITS if reduce == "sketch" else _ENERGY_BITS
 
 
 def _stages(reduce: ReductionKind, entries: int, bits: Bits, seed: int) -> Stages:
     return Stages(reduce, entries, bits, rotate=bits <= 8, seed=seed)
+
+
+def _of_parts(entries: int, whole: int, bits: Bits, seed: int) -> list[Stages]:
+    """Sketches of the coordinates of the largest expected energy."""
+    return [
+        Stages("sketch", entries, bits, sketched=whole // part, rotate=bits <= 8, seed=seed)
+        for part in _SKETCHED_PARTS
+        if whole // part > entries
+    ]
 
 
 def _projected(

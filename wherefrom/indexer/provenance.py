@@ -85,7 +85,7 @@ def encoder_record(chosen: Chosen, sha256: str) -> EncoderRecord:
         name=stages.describe(),
         reduce=stages.reduce,
         reduced=stages.reduced,
-        kept=stages.kept,
+        sketched=stages.sketched,
         pca=stages.pca,
         rotate=stages.rotate,
         bits=stages.bits,

@@ -116,7 +116,7 @@ def _stages(manifest: Manifest) -> Stages:
         reduce=record.reduce,
         reduced=record.reduced,
         bits=record.bits,
-        kept=record.kept,
+        sketched=record.sketched,
         pca=record.pca,
         rotate=record.rotate,
         seed=record.seed,

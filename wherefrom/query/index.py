@@ -22,7 +22,7 @@ from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.documents import document_batches, row_blocks
 from wherefrom.query.exact import energies, exact_products, preconditioned
-from wherefrom.query.options import QueryOptions
+from wherefrom.query.options import Choices, QueryOptions
 from wherefrom.query.questions import Asked, Queries, Question, ask, questions
 from wherefrom.query.respond import Responder
 from wherefrom.query.search import inner_products
@@ -188,20 +188,20 @@ class Index:
         )
         return self._respond([question], options)[0]
 
-    def answers(self, queries: Queries, options: QueryOptions | None = None) -> list[Answer]:
+    def answers(self, queries: Queries, **options: Unpack[Choices]) -> list[Answer]:
         """An answer to each of several questions, which share one scan of the index.
 
         They are, to the last bit, what :meth:`query` answers one by one.
 
         Args:
             queries: Text queries, sets of them, or ``(inputs, targets)`` tensors.
-            options: How to answer; as the defaults of :meth:`query`.
+            **options: How to answer, as in :meth:`query`: ``k``, ``sign``, ``where``, ...
 
         Raises:
             QueryError: A question is not well formed.
         """
         asked = list(questions(self._model(), self.manifest.inputs, queries))
-        return self._respond(asked, options or QueryOptions()) if asked else []
+        return self._respond(asked, QueryOptions(**options)) if asked else []
 
     def sweep_damping(
         self,

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from wherefrom.errors import QueryError
 from wherefrom.records import Normalise, Rerank, Sign
 from wherefrom.store import Where
 
-__all__ = ["QueryOptions"]
+__all__ = ["Choices", "QueryOptions"]
+
+
+class Choices(TypedDict, total=False):
+    """The fields of :class:`QueryOptions`, as arguments."""
+
+    k: int
+    sign: Sign
+    where: Where
+    damping: float | None
+    normalise: Normalise
+    rerank: Rerank
+    rerank_seconds: float
+    candidates: int
+    refine: int
+    refine_damping: float | None
+    refine_documents: int | None
+    backend: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ __all__ = [
     "require_refinable",
 ]
 
-REFINE_DAMPING = 15.0
+REFINE_DAMPING = 20.0
 """Damping of the whole matrix, in units of its mean eigenvalue."""
 
 REFINE_TOLERANCE = 0.05

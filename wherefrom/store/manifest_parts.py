@@ -184,7 +184,7 @@ class EncoderRecord(Record):
         name: All stages, in words.
         reduce: The first stage.
         reduced: Entries it leaves.
-        kept: Of these, coordinates kept as they are.
+        sketched: Coordinates that a sketch is of, if not of all.
         pca: Entries that principal components leave, if there is such a stage.
         rotate: Whether a rotation follows.
         bits: Per stored entry.
@@ -199,7 +199,7 @@ class EncoderRecord(Record):
     name: str
     reduce: Literal["sketch", "energy", "random", "none"]
     reduced: _Size
-    kept: _Count = 0
+    sketched: _Size | None = None
     pca: _Size | None = None
     rotate: bool
     bits: Bits
