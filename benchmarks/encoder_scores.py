@@ -34,8 +34,9 @@ __all__ = ["Measured", "measure_subject"]
 
 Scores = NDArray[np.float64]
 
-_SKETCH_BITS: tuple[Bits, ...] = (1, 2, 4, 8, 16)
-_COORDINATE_BITS: tuple[Bits, ...] = (1, 2, 4)
+_SKETCH_BITS: tuple[Bits, ...] = (1, 2, 4, 8)
+_ENERGY_BITS: tuple[Bits, ...] = (1, 2, 4)
+_PARTS = (2, 4, 8)
 _BASELINES: dict[str, Projections] = {"logra": "random", "logra-pca": "largest"}
 _TOP = 10
 _TOGETHER = 16
@@ -48,16 +49,17 @@ class Measured:
 
     Attributes:
         encoder: In words.
-        family: ``sketch``, ``kept`` (a sketch that keeps some coordinates), ``energy``, ``none``,
-            ``random``, ``logra`` (random projections), ``logra-pca`` or ``uncompressed``.
+        family: ``sketch``, ``sketch of part``, ``energy``, ``none``, ``random``, ``logra`` (random
+            projections), ``logra-pca`` or ``uncompressed``.
         bits: Of an entry.
         bytes: Of a document.
         chosen: Whether the builder takes this one at its budget.
         lds: Linear datamodelling score, mean over queries; ``None`` without retrainings.
         sums: Rank correlation of sums of scores over random halves with the uncompressed sums.
         spearman: Rank correlation of scores with the uncompressed ones.
-        top50: Share of the uncompressed top 10 among the encoded top 50, mean over both signs.
+        top50: Share of the uncompressed top 10 proponents among the encoded top 50.
         top100: The same among the top 100.
+        opponents100: The same of opponents.
     """
 
     encoder: str
@@ -70,6 +72,7 @@ class Measured:
     spearman: float
     top50: float
     top100: float
+    opponents100: float
 
     @property
     def quality(self) -> float:
@@ -77,13 +80,12 @@ class Measured:
         return self.sums if self.lds is None else self.lds
 
 
-def _within(budget: int, weights: int, kept_shares: Sequence[float], seed: int) -> list[Stages]:
+def _within(budget: int, weights: int, seed: int) -> list[Stages]:
     """Every encoder that fills a budget, the ``random`` baseline included.
 
     Args:
         budget: Bytes of a document.
         weights: Of all layers.
-        kept_shares: Shares of a sketch's entries to keep as they are; of one to four bits only.
         seed: Of everything random.
     """
     found = []
@@ -93,24 +95,23 @@ def _within(budget: int, weights: int, kept_shares: Sequence[float], seed: int) 
             found.append(Stages("none", weights, bits, seed=seed))
             continue
         found.append(Stages("sketch", entries, bits, seed=seed))
-        if bits in _COORDINATE_BITS:
+        if bits in _ENERGY_BITS:
             found.append(Stages("energy", entries, bits, seed=seed))
-            for share in kept_shares:
-                kept = round(entries * share)
-                found.append(Stages("sketch", entries, bits, kept=kept, seed=seed))
+        for part in (weights // of for of in _PARTS):
+            if bits == 1 and part > entries:
+                found.append(Stages("sketch", entries, bits, sketched=part, seed=seed))
     found.append(Stages("random", min(budget // 2, weights), 16, rotate=False, seed=seed))
     return found
 
 
 def measure_subject(
-    subject: Subject, budgets: Sequence[int], kept_shares: Sequence[float], seed: int
+    subject: Subject, budgets: Sequence[int], seed: int
 ) -> dict[int, list[Measured]]:
     """Measure the uncompressed scores, and every encoder and baseline at every budget.
 
     Args:
         subject: Model, documents, queries, retrainings.
         budgets: Bytes of a document.
-        kept_shares: Shares of a sketch's entries that are kept.
         seed: Of everything random.
 
     Returns:
@@ -129,7 +130,7 @@ def measure_subject(
     chosen = {budget: _chosen(subject, curvature, budget, seed) for budget in budgets}
     within = {
         budget: [
-            *_within(budget, weights, kept_shares, seed),
+            *_within(budget, weights, seed),
             chosen[budget],
         ]
         for budget in budgets
@@ -143,7 +144,7 @@ def measure_subject(
         result[budget] = [
             judge.measured(
                 one.describe(),
-                "kept" if one.kept else one.reduce,
+                one.reduce if one.sketched is None else "sketch of part",
                 one.bits,
                 one.code_bytes,
                 run.encoded[one],
@@ -207,6 +208,7 @@ class _Judge:
             float(np.mean([spearman(a, b) for a, b in pairs])),
             _top_among(self._exact, scores, 50),
             _top_among(self._exact, scores, 100),
+            _top_among(-self._exact, -scores, 100),
         )
 
     def best_damping(self, name: str, gradients: ProjectedGradients) -> Measured:
@@ -303,10 +305,7 @@ class _Run:
 
 
 def _top_among(truth: Scores, scores: Scores, among: int) -> float:
-    """Share of the uncompressed top 10 among the first of the encoded, mean over both signs."""
-    shares = []
-    for sign in (1, -1):
-        best = np.argsort(-sign * truth, 1, kind="stable")[:, :_TOP]
-        found = np.argsort(-sign * scores, 1, kind="stable")[:, :among]
-        shares += [np.isin(a, b).mean() for a, b in zip(best, found, strict=True)]
-    return float(np.mean(shares))
+    """Share of the uncompressed top 10 among the first of the encoded, mean over queries."""
+    best = np.argsort(-truth, 1, kind="stable")[:, :_TOP]
+    found = np.argsort(-scores, 1, kind="stable")[:, :among]
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(best, found, strict=True)]))

@@ -105,13 +105,15 @@ def _does_not_fit(whole: int, wish: EncoderWish, budget: int, documents: int) ->
     )
 
 
-def budgets(sizes: Sequence[int]) -> Iterator[int]:
-    """Budgets from small to what holds everything, doubling."""
-    budget, everything = _SMALLEST_BUDGET, _FLOAT_BYTES * sum(sizes)
-    while budget < everything:
+def budgets(sizes: Sequence[int], most: int | None) -> Iterator[int]:
+    """Budgets from small to ``most``, or to what holds everything in float32, doubling."""
+    everything = _FLOAT_BYTES * sum(sizes)
+    last = everything if most is None else min(most, everything)
+    budget = _SMALLEST_BUDGET
+    while budget < last:
         yield budget
         budget *= 2
-    yield everything
+    yield last
 
 
 def _kinds(wish: EncoderWish, *, energies: bool) -> list[ReductionKind]:

@@ -1,7 +1,7 @@
 """The encoder of an index: what was asked for, or the best of what its budget allows, measured.
 
 Candidates are compared on a sample of documents with other documents in the place of queries. The
-one with the largest worth (the smaller of recall and correlation) is taken, or with a fidelity
+one with the largest product of recall and correlation is taken, or with a fidelity
 asked for the smallest that reaches it; what was tried is kept for the manifest.
 """
 
@@ -20,6 +20,7 @@ from wherefrom.encoding.encoder import Encoder
 from wherefrom.encoding.factory import make_encoder
 from wherefrom.encoding.pca import fit_pca
 from wherefrom.encoding.stages import Stages
+from wherefrom.errors import WherefromError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import batches
 from wherefrom.gradients.extractor import GradientExtractor
@@ -126,20 +127,25 @@ class EncoderChoice:
             tried = self._tried(budget or 4 * sum(self._sizes))
             return self._chosen(_best(tried), tried)
         every: list[_Tried] = []
-        for step in budgets(self._sizes):
-            if budget is not None and step > budget:
-                break
+        unfit: WherefromError | None = None
+        for step in budgets(self._sizes, budget):
             if lossless(self._sizes, self._wish, step) is not None:
                 break
-            tried = self._tried(step)
+            try:
+                tried = self._tried(step)
+            except WherefromError as error:
+                unfit = error  # Too few bytes for what was asked for; the next step may do.
+                continue
             every += tried
             reached = [one for one in tried if one.fidelity.worth >= self._fidelity]
             if reached:
                 smallest = min(reached, key=lambda one: (one.bytes, -one.fidelity.worth))
                 return self._chosen(smallest, every)
-        if budget is None and self._wish.reduce in ("auto", "none") and self._wish.pca is None:
-            whole = Stages("none", sum(self._sizes), 32, rotate=False, seed=self._wish.seed)
+        whole = lossless(self._sizes, self._wish, budget or 4 * sum(self._sizes))
+        if whole is not None:
             return self._whole(whole, every)
+        if unfit is not None and not every:
+            raise unfit
         best = max(every, key=lambda one: one.fidelity.worth)
         note = (
             f"no encoder tried reaches fidelity {self._fidelity}: {best.stages.describe()} with "
@@ -246,7 +252,7 @@ def query_batches(source: Source, mask: NDArray[np.bool_]) -> Iterator[Batch]:
 
 
 def _best(tried: Sequence[_Tried]) -> _Tried:
-    """The most worth; among those that are alike the smallest, then the first."""
-    most = max(one.fidelity.worth for one in tried)
-    alike = [one for one in tried if one.fidelity.worth >= most - _ALIKE]
+    """The best balance; among those that are alike the smallest, then the first."""
+    most = max(one.fidelity.balance for one in tried)
+    alike = [one for one in tried if one.fidelity.balance >= most - _ALIKE]
     return min(alike, key=lambda one: one.bytes)

@@ -53,8 +53,17 @@ class Fidelity:
 
     @property
     def worth(self) -> float:
-        """The smaller of recall and correlation: what the encoder is chosen by."""
+        """The smaller of recall and correlation: what a fidelity that is asked for stands for."""
         return min(self.recall, self.correlation)
+
+    @property
+    def balance(self) -> float:
+        """Their product: what encoders of one budget are chosen by.
+
+        The smaller alone would be the correlation throughout, for a hundred of a sample find more
+        than a hundred of a corpus, and would give up the top for it.
+        """
+        return self.recall * self.correlation
 
 
 def most_queries(sizes: Sequence[int]) -> int:

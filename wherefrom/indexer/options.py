@@ -61,6 +61,8 @@ class BuildOptions:
             )
         self._require_encoder()
         share = self.fit_documents
+        if isinstance(share, bool):
+            raise WherefromError(f"fit_documents={share} is not allowed; give a count or a share")
         if share is not None and not (share >= 1 if isinstance(share, int) else 0.0 < share <= 1.0):
             raise WherefromError(
                 f"fit_documents={share} is not allowed; give a count >= 1 or a share in (0, 1]"
@@ -77,6 +79,10 @@ class BuildOptions:
         if self.encoder not in ("auto", *REDUCTIONS):
             names = ", ".join(map(repr, ("auto", *REDUCTIONS)))
             raise WherefromError(f"encoder={self.encoder!r} is unknown; choose one of {names}")
+        for name in ("bits", "pca", "bytes_per_document"):
+            given = getattr(self, name)
+            if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
+                raise WherefromError(f"{name}={given!r} is not possible; give a whole number")
         if self.bits is not None and self.bits not in CODE_BITS:
             raise WherefromError(
                 f"bits={self.bits!r} is not possible; choose one of {list(CODE_BITS)}"
