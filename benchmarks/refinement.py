@@ -35,11 +35,13 @@ from wherefrom.query.refine import REFINE_DAMPING, Refined, refinements
 
 __all__ = ["measure"]
 
+Scores = NDArray[np.float64]
+
 _SEEDS = (0, 1, 2)
 _DAMPINGS = (4.0, 60.0)
 _SHARES = (0.5, 0.2)
 _STEPS = (1, 2, 3, 5, 10)
-_LM_DAMPINGS = (REFINE_DAMPING, 300.0)
+_LM_SHARES = (1.0, 0.13)
 _LM_STEPS = (1, 2, 4, 6)
 _GAINED = 0.06
 _BATCH = 128
@@ -69,16 +71,20 @@ class _Measured:
     """What came of one subject.
 
     Attributes:
-        factored: LDS of EK-FAC's own solution.
-        refined: LDS by trial and number of steps.
+        factored: LDS of EK-FAC's own solution, of each query.
+        refined: The same by trial and number of steps.
         rising: Whether every step did what conjugate gradients promise.
         setting: Sizes and residuals.
     """
 
-    factored: float
-    refined: Mapping[tuple[str, int], float]
+    factored: Scores
+    refined: Mapping[tuple[str, int], Scores]
     rising: bool
     setting: Mapping[str, Any]
+
+    def gained(self, trial: _Trial, step: int) -> Scores:
+        """LDS above EK-FAC's, of each query."""
+        return self.refined[str(trial), step] - self.factored
 
 
 def measure(*, quick: bool, cache: Path) -> Report:
@@ -93,24 +99,33 @@ def measure(*, quick: bool, cache: Path) -> Report:
     }
     asked = {"digits": trials}
     if not quick:
-        asked["lm"] = [_Trial(damping, 1.0, _LM_STEPS) for damping in _LM_DAMPINGS]
-        runs["lm"] = [_Refinement(small_lm(cache), 4).measured(asked["lm"])]
+        asked["lm"] = [_Trial(REFINE_DAMPING, share, _LM_STEPS) for share in _LM_SHARES]
+        runs["lm"] = [_Refinement(small_lm(cache), 8).measured(asked["lm"])]
     figures = [
         figure for name, found in runs.items() for figure in _figures(name, found, asked[name])
     ]
     claim = "each step raises grad f^T h, the query's influence on itself, for every query"
     check = expect(all(one.rising for found in runs.values() for one in found), claim)
-    settings = {name: [one.setting for one in found] for name, found in runs.items()}
+    settings = {name: [_setting(one) for one in found] for name, found in runs.items()}
     return Report(tuple(figures), (check,), {"default_damping": REFINE_DAMPING, **settings})
+
+
+def _setting(run: _Measured) -> dict[str, Any]:
+    """Sizes, residuals, and how sure the mean gains are: a standard error over queries."""
+    errors = {
+        f"{trial}, {step} steps": float((lds - run.factored).std() / len(lds) ** 0.5)
+        for (trial, step), lds in run.refined.items()
+    }
+    return {**run.setting, "standard_errors": errors}
 
 
 def _figures(name: str, runs: Sequence[_Measured], trials: Sequence[_Trial]) -> Iterator[Figure]:
     """Figures of one subject; each has a value for every seed."""
-    yield Figure(f"{name}: LDS, EK-FAC", "", tuple(run.factored for run in runs))
+    yield Figure(f"{name}: LDS, EK-FAC", "", tuple(float(run.factored.mean()) for run in runs))
     for trial in trials:
         for step in trial.steps:
-            gained = tuple(run.refined[str(trial), step] - run.factored for run in runs)
-            judged = trial == trials[0] and step == 5
+            gained = tuple(float(run.gained(trial, step).mean()) for run in runs)
+            judged = name == "digits" and trial == trials[0] and step == 5
             yield Figure(
                 f"{name}: LDS gained, {trial}, {step} step{'s' if step > 1 else ''}",
                 "",
@@ -144,7 +159,7 @@ class _Refinement:
     def measured(self, trials: Sequence[_Trial]) -> _Measured:
         """The LDS of all trials."""
         factored = [self._curvature.solve(i, layer) for i, layer in enumerate(self._queries)]
-        refined: dict[tuple[str, int], float] = {}
+        refined: dict[tuple[str, int], Scores] = {}
         residuals: dict[str, list[float]] = {}
         rising = True
         for trial in trials:
@@ -191,12 +206,12 @@ class _Refinement:
         ]
         return bool(np.all(np.diff([0.0, *energies]) >= 0.0))
 
-    def _lds(self, solved: Sequence[Tensor]) -> float:
-        """Of solutions ``[query, d_out, d_in]`` of each layer."""
+    def _lds(self, solved: Sequence[Tensor]) -> Scores:
+        """Of each query, from solutions ``[query, d_out, d_in]`` of each layer."""
         scores = np.zeros((len(solved[0]), len(self._documents[0])))
         for h, g in zip(solved, self._documents, strict=True):
             scores += (h.flatten(1) @ g.flatten(1).double().T).numpy()
-        return float(datamodelling_scores(scores, self._retrainings).mean())
+        return datamodelling_scores(scores, self._retrainings)
 
     def _gradients(self, batches: Sequence[tuple[NDArray[np.int64], Batch]]) -> list[Tensor]:
         """Coordinates of true gradients, ``[doc, d_out, d_in]`` of each layer."""

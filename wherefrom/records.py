@@ -200,22 +200,29 @@ class Recall:
 class Background:
     """Whether the strongest hits stand out from chance.
 
-    A list stands out if its strongest hit has a cosine beyond 99 % of random document/query pairs
-    and, for stored scores, beyond what the noise of the encoder alone reaches among so many
-    documents.
+    A list stands out if its strongest hit is nearer to the query, by cosine, than the strongest
+    hits of 95 % of random documents in the place of the query; for stored scores, it must also be
+    beyond what the encoder's noise alone brings to the top of so many documents.
 
     Attributes:
-        pairs: Random document/query pairs that hits are compared with.
+        pairs: Random document/query pairs that percentiles of hits refer to.
+        queries: Random documents in the place of the query that lists are compared with.
         noise: Cosine that the encoder's noise alone would reach; ``None`` for exact scores and
             for encoders without noise.
         proponents: Whether they stand out; ``None`` if there are none.
         opponents: Likewise.
+        proponents_beyond: Share of the random queries, in per cent, whose strongest proponent is
+            less near; ``None`` if there are no proponents.
+        opponents_beyond: Likewise.
     """
 
     pairs: int
+    queries: int
     noise: float | None
     proponents: bool | None
     opponents: bool | None
+    proponents_beyond: float | None
+    opponents_beyond: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,9 +220,12 @@ def test_fewer_documents_are_shown_and_the_certificate_is_of_all() -> None:
 
 
 def test_verdicts_on_chance_follow_the_certificate() -> None:
-    background = Background(5000, None, False, None)
+    background = Background(5000, 32, None, False, None, 40.0, None)
     text = words(shown(answer(certificate=certificate(background=background))))
-    verdict = "Proponents do not stand out: random document/query pairs reach as far."
+    verdict = (
+        "Proponents are not distinguishable from background: 60% of 32 random documents in the "
+        "query's place have a hit as near."
+    )
     assert f"for opponents). {verdict} score =" in text
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
@@ -166,6 +168,10 @@ def test_the_background_is_that_of_random_pairs(indexes: dict[str, wf.Index]) ->
     assert record is not None
     assert record.quantiles == tuple(sorted(record.quantiles))
     assert record.pairs <= record.queries * COUNT
+    assert record.highest == tuple(sorted(record.highest))
+    assert len(record.highest) == len(record.lowest) == record.queries
+    assert record.highest[-1] >= record.quantiles[-1]
+    assert record.lowest[0] <= record.quantiles[0]
     answer = index.query(**ASKED, k=COUNT, rerank="stored")
     hits = (*answer.proponents, *answer.opponents)
     order = sorted(hits, key=lambda hit: hit.cosine)
@@ -174,12 +180,57 @@ def test_the_background_is_that_of_random_pairs(indexes: dict[str, wf.Index]) ->
     verdict = answer.certificate.background
     assert verdict is not None
     assert verdict.noise is None, "nothing is lost, so there is no noise"
+    nearest = max(hit.cosine for hit in answer.proponents)
+    assert verdict.proponents_beyond == 100 * np.mean(np.array(record.highest) < nearest)
+    assert verdict.proponents == (verdict.proponents_beyond >= 95)
     noisy = indexes["signs"].query(**ASKED, rerank="stored").certificate.background
     assert noisy is not None
     assert noisy.noise is not None
     exact = indexes["signs"].query(**ASKED, rerank="recompute").certificate.background
     assert exact is not None
     assert exact.noise is None
+
+
+def test_random_queries_rarely_stand_out(tmp_path: Path) -> None:
+    """Queries drawn as the documents were: one in twenty may be nearer than 95 % of such."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(700, 8, generator=generator)
+    y = torch.randint(0, 3, (700,), generator=generator)
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    index = wf.build(model, (x[:600], y[:600]), tmp_path / "i", encoder="none")
+    verdicts = [
+        answer.certificate.background
+        for answer in index.answers((x[600:660], y[600:660]), rerank="stored")
+    ]
+    assert np.mean([v.proponents for v in verdicts]) < 0.25
+    assert np.mean([v.opponents for v in verdicts]) < 0.25
+    middle = np.mean([v.proponents_beyond for v in verdicts])
+    assert 25 < middle < 75
+
+
+@pytest.mark.parametrize("rerank", ["stored", "recompute"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_cosines_are_at_most_one(indexes: dict[str, wf.Index], encoder: str, rerank: Any) -> None:
+    index = indexes[encoder]
+    for normalise in ("none", "cosine"):
+        answer = index.query(**ASKED, k=COUNT, rerank=rerank, candidates=COUNT, normalise=normalise)
+        hits = (*answer.proponents, *answer.opponents)
+        largest = max(abs(hit.cosine) for hit in hits)
+        # Stored vectors of few bits are longer than what they stand for.
+        assert largest <= (1.0 + 1e-6 if rerank == "recompute" or encoder == "whole" else 1.6)
+    if rerank == "recompute":
+        exact = index.scores([QUESTION])[0]
+        norms = np.sqrt(np.array([truth_norm(indexes, d) for d in index.doc_ids()]))
+        at = dict(zip(index.doc_ids(), exact / norms, strict=True))
+        ranked = sorted(at, key=lambda i: -at[i])[:5]
+        assert [hit.doc_id for hit in answer.proponents[:5]] == ranked
+
+
+def truth_norm(indexes: dict[str, wf.Index], doc_id: str) -> float:
+    whole = indexes["whole"]
+    energies = dict(zip(whole.doc_ids(), whole.self_influence() * COUNT, strict=True))
+    return energies[doc_id]
 
 
 def test_lists_within_the_noise_do_not_stand_out(tmp_path: Path) -> None:

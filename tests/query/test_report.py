@@ -266,32 +266,33 @@ def test_estimated_recall_in_words() -> None:
 @pytest.mark.parametrize(
     ("noise", "proponents", "opponents", "written"),
     [
-        (None, True, True, "Proponents and opponents stand out from 5,000 random document/query"),
-        (0.1, True, None, "Proponents stand out from 5,000 random document/query pairs."),
-        (None, None, None, None),
         (
             None,
-            False,
-            False,
-            "Proponents and opponents do not stand out: random document/query pairs reach as far.",
+            (True, 100.0),
+            (True, 97.0),
+            "Proponents stand out: nearer than the best hits of 100% of 32 random documents in the "
+            "query's place. Opponents stand out: nearer than the best hits of 97% of 32 random",
         ),
+        (0.1, (False, 96.0), (None, None), "Proponents do not stand out: the encoder's own noise"),
+        (None, (None, None), (None, None), None),
         (
-            0.1,
-            True,
-            False,
-            "Proponents stand out from 5,000 random document/query pairs. Opponents do not stand "
-            "out: random document/query pairs, or the encoder's own noise, reach as far.",
+            None,
+            (None, None),
+            (False, 50.0),
+            "Opponents are not distinguishable from background: 50% of 32 random documents",
         ),
     ],
 )
 def test_verdicts_on_chance(
     tmp_path: Path,
     noise: float | None,
-    proponents: bool | None,
-    opponents: bool | None,
+    proponents: tuple[bool | None, float | None],
+    opponents: tuple[bool | None, float | None],
     written: str | None,
 ) -> None:
-    background = Background(5000, noise, proponents, opponents)
+    verdicts = zip(proponents, opponents, strict=True)
+    (ahead, behind), beyond = verdicts
+    background = Background(5000, 32, noise, ahead, behind, *beyond)
     one = answer(certificate=certificate(background=background))
     said = background_in_words(one)
     if written is None:

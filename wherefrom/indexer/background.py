@@ -26,7 +26,7 @@ LEVELS = (
 """Probabilities at which quantiles are kept."""
 
 _QUERIES, _DOCUMENTS = 32, 256
-_ROWS_PER_READ = 64
+_ENTRIES_PER_READ = 1 << 22
 _TIMED = 5
 
 
@@ -37,7 +37,7 @@ def background(
     table: DocumentTable,
     seed: int,
 ) -> BackgroundRecord | None:
-    """Cosines between random documents in the place of queries, and random stored vectors.
+    """Cosines between random documents in the place of queries, and stored vectors.
 
     Pairs of equal documents are left out. ``None`` where there are none but these, or only vectors
     of zeros.
@@ -46,7 +46,7 @@ def background(
         extractor: Model, objective and layers.
         encoder: The index's.
         source: The corpus.
-        table: Its stored vectors.
+        table: Its stored vectors, all of which are read.
         seed: Of the sample.
     """
     asked, searched = disjoint_samples(source, (_QUERIES, _DOCUMENTS), seed + 4)
@@ -59,24 +59,30 @@ def background(
         )
     own = table.rows(np.flatnonzero(asked), fields=["content_hashes"]).content_hashes
     lengths = np.linalg.norm(queries, axis=1)
-    found: list[NDArray[np.float64]] = []
-    ordinals = np.flatnonzero(searched)
-    for start in range(0, len(ordinals), _ROWS_PER_READ):
-        rows = table.rows(ordinals[start : start + _ROWS_PER_READ])
+    sampled: list[NDArray[np.float64]] = []
+    highest, lowest = np.full(len(queries), -np.inf), np.full(len(queries), np.inf)
+    start = 0
+    for rows in table.batches(max(1, _ENTRIES_PER_READ // encoder.dimension)):
         reach = lengths[:, None] * rows.norms[None]
-        other = np.array([[a != b for b in rows.content_hashes] for a in own])
-        products = queries @ rows.vectors.T
-        pairs = other & (reach > 0.0)
-        found.append(products[pairs] / reach[pairs])
-    cosines = np.concatenate(found)
-    if not len(cosines):
+        other = np.array([[a != b for b in rows.content_hashes] for a in own]) & (reach > 0.0)
+        cosines = np.divide(queries @ rows.vectors.T, reach, out=np.zeros_like(reach), where=other)
+        highest = np.maximum(highest, cosines.max(1, initial=-np.inf, where=other))
+        lowest = np.minimum(lowest, cosines.min(1, initial=np.inf, where=other))
+        here = searched[start : start + len(rows)]
+        sampled.append(cosines[:, here][other[:, here]])
+        start += len(rows)
+    pairs = np.concatenate(sampled)
+    known = np.isfinite(highest)
+    if not len(pairs) or not known.any():
         return None
     return BackgroundRecord(
-        pairs=len(cosines),
+        pairs=len(pairs),
         queries=len(queries),
         seed=seed,
         levels=LEVELS,
-        quantiles=tuple(float(q) for q in np.quantile(cosines, LEVELS)),
+        quantiles=tuple(float(q) for q in np.quantile(pairs, LEVELS)),
+        highest=tuple(np.sort(highest[known]).tolist()),
+        lowest=tuple(np.sort(lowest[known]).tolist()),
     )
 
 

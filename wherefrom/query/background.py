@@ -1,9 +1,10 @@
 """Do hits stand out from chance? Their cosines against those of random document/query pairs.
 
 The index keeps quantiles of the cosines between random documents, each once in the place of the
-query. Two things can make a list of hits mean nothing: they are as near to the query as a random
-document is to another; or they are what the noise of the encoder alone brings to the top among so
-many documents, ``sigma sqrt(2 ln N)`` for the largest of N normal numbers.
+query, and of the cosines of each such query's strongest hits. Two things can make a list of hits
+mean little: random queries find hits as near; or they are what the noise of the encoder alone
+brings to the top among so many documents, ``sigma sqrt(2 ln N)`` for the largest of N normal
+numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from wherefrom.store import Manifest
 
 __all__ = ["STANDS_OUT", "judged", "percentile"]
 
-STANDS_OUT = 99.0
-"""Percentile of random pairs that the strongest hit has to pass."""
+STANDS_OUT = 95.0
+"""Share of random queries, in per cent, whose strongest hit has to be less near."""
 
 
 def percentile(manifest: Manifest, cosine: float) -> float | None:
@@ -52,19 +53,31 @@ def judged(
     noise = None
     if tier == "stored" and fidelity is not None and fidelity.noise > 0.0:
         noise = fidelity.noise * math.sqrt(2.0 * math.log(max(documents, 2)))
+    ahead = _beyond(proponents, record.highest, 1)
+    behind = _beyond(opponents, record.lowest, -1)
     return Background(
         pairs=record.pairs,
+        queries=record.queries,
         noise=noise,
-        proponents=_stand_out(proponents, noise),
-        opponents=_stand_out(opponents, noise),
+        proponents=_stand_out(proponents, ahead, noise),
+        opponents=_stand_out(opponents, behind, noise),
+        proponents_beyond=ahead,
+        opponents_beyond=behind,
     )
 
 
-def _stand_out(hits: Sequence[Hit], noise: float | None) -> bool | None:
-    """Whether the hit farthest out is beyond random pairs and beyond noise; ``None``: no hits."""
+def _farthest(hits: Sequence[Hit]) -> float:
+    return max(abs(hit.cosine) for hit in hits)
+
+
+def _beyond(hits: Sequence[Hit], others: Sequence[float], sign: int) -> float | None:
+    """Per cent of random queries whose strongest hit is less near; ``None``: no hits."""
     if not hits:
         return None
-    farthest = max(hits, key=lambda hit: abs(hit.cosine))
-    at = farthest.percentile or 0.0
-    beyond = max(at, 100.0 - at) >= STANDS_OUT
-    return beyond and (noise is None or abs(farthest.cosine) > noise)
+    return 100.0 * float(np.mean(sign * np.array(others) < _farthest(hits)))
+
+
+def _stand_out(hits: Sequence[Hit], beyond: float | None, noise: float | None) -> bool | None:
+    if beyond is None:
+        return None
+    return beyond >= STANDS_OUT and (noise is None or _farthest(hits) > noise)

@@ -21,7 +21,31 @@ from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
 from wherefrom.query.questions import Question
 
-__all__ = ["energies", "exact_products", "preconditioned"]
+__all__ = ["energies", "exact_products", "gradient_of", "preconditioned"]
+
+
+def gradient_of(
+    extractor: GradientExtractor, curvature: FittedCurvature, question: Question
+) -> tuple[list[Tensor], float]:
+    """The gradient of a question's measurement, and its value in nats.
+
+    Returns:
+        For each layer float64 ``[d_out, d_in]`` in the curvature's coordinates.
+    """
+    coordinates = curvature.coordinates()
+    found = [
+        torch.zeros(layer.shape, dtype=torch.float64, device=extractor.device)
+        for layer in extractor.layers
+    ]
+    nats = 0.0
+    with extractor.session():
+        for weight, batch in question.terms:
+
+            def add(pair: LayerPair, weight: float = weight) -> None:
+                found[pair.layer] += weight * coordinates(pair).double().sum(0)
+
+            nats += weight * float(true_gradients(extractor, batch, add).double().sum())
+    return found, nats
 
 
 def preconditioned(

@@ -10,18 +10,19 @@ is estimated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import Examples
-from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.query.asker import Asker
 from wherefrom.query.documents import examples_of
-from wherefrom.query.exact import exact_products, preconditioned
+from wherefrom.query.exact import energies, exact_products, gradient_of
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question
 from wherefrom.query.recall import (
@@ -56,6 +57,7 @@ class Outcome:
         certified: Whether they are proved to be the true ones.
         documents: How many were searched.
         candidates: How many were scored in full.
+        query_norm: Norm of the query's vector, to make cosines of scores.
         recall: Estimated, where nothing is proved.
     """
 
@@ -64,12 +66,14 @@ class Outcome:
     certified: bool
     documents: int
     candidates: int
+    query_norm: float
     recall: Recall | None = None
 
     @classmethod
-    def of_stored(cls, found: Found) -> Outcome:
+    def of_stored(cls, found: Found, encoded: EncodedQuestion) -> Outcome:
         """A search by stored scores, which is proved as it is."""
-        return cls("stored", found.rankings, True, found.documents, len(found.scored))
+        norm = vector_norm(encoded.vector)
+        return cls("stored", found.rankings, True, found.documents, len(found.scored), norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,12 @@ class Recomputer:
             encoded: Its vector.
             found: The best documents by stored score.
         """
-        solved = self._solved(question, encoded)
+        solution = self._solution(question, encoded)
+        norm = self._norm(solution)
+        solved = [
+            self.asker.encoder.curvature.raw(layer, part).reshape(1, -1)
+            for layer, part in enumerate(solution)
+        ]
         rankings = tuple(
             Ranking(ranking.direction, self.options.k, ranking.normalised)
             for ranking in found.rankings
@@ -118,34 +127,71 @@ class Recomputer:
             for ranking, candidates in zip(rankings, bounds, strict=True):
                 ranking.rest = candidates.rest
         chosen = sorted(best)
-        exact = _rescored(self.asker.extractor, solved, [best[i] for i in chosen])
+        exact = self._rescored(solved, [best[i] for i in chosen])
         for ranking in rankings:
             ranking.add(exact)
         if proved or len(chosen) == found.documents:
-            return Outcome("exact", rankings, True, found.documents, len(chosen))
+            return Outcome("exact", rankings, True, found.documents, len(chosen), norm)
         others = np.setdiff1d(self._searched(), np.array(chosen, np.int64), assume_unique=True)
         sampled = drawn(SAMPLE, others, self.manifest.encoder.seed)
         sample = self.searcher.read(sampled, encoded.vector)
-        rescored = _rescored(self.asker.extractor, solved, sample)
+        rescored = self._rescored(solved, sample)
         recall = self._recall(encoded.vector, sample, rescored, rankings, chosen)
         for ranking in rankings:
             ranking.add(rescored)
         scored = len(chosen) + len(sample)
         if scored == found.documents:
-            return Outcome("exact", rankings, True, found.documents, scored)
-        return Outcome("exact", rankings, False, found.documents, scored, recall)
+            return Outcome("exact", rankings, True, found.documents, scored, norm)
+        return Outcome("exact", rankings, False, found.documents, scored, norm, recall)
 
-    def _solved(self, question: Question, encoded: EncodedQuestion) -> list[Tensor]:
-        """``(G + lambda)^-1 grad f`` in the order of the weights, of each layer ``[1, size]``."""
-        curvature = self.asker.encoder.curvature
+    def _solution(self, question: Question, encoded: EncodedQuestion) -> Sequence[Tensor]:
+        """``(G + lambda)^-1 grad f`` in coordinates, of each layer float64 ``[d_out, d_in]``."""
         if encoded.solved is not None:
-            return [
-                curvature.raw(layer, solved).reshape(1, -1)
-                for layer, solved in enumerate(encoded.solved)
-            ]
+            return encoded.solved
+        curvature = self.asker.encoder.curvature
+        gradient, _ = gradient_of(self.asker.extractor, curvature, question)
         if self.options.damping is not None:
             curvature = curvature.with_damping(self.options.damping)
-        return preconditioned(self.asker.extractor, curvature, [question])
+        return [curvature.solve(layer, part) for layer, part in enumerate(gradient)]
+
+    def _norm(self, solution: Sequence[Tensor]) -> float:
+        """Norm of what documents' whitened gradients are multiplied with."""
+        curvature = self.asker.encoder.curvature
+        squares = (
+            float((part / curvature.scale(layer).to(part.device)).square().sum())
+            for layer, part in enumerate(solution)
+        )
+        return math.sqrt(sum(squares))
+
+    def _rescored(self, solved: list[Tensor], documents: Sequence[Ranked]) -> list[Ranked]:
+        """Documents with exact inner products, and exact norms where stored ones are of a part.
+
+        Each runs alone.
+
+        Args:
+            solved: Of each layer ``[1, d_out x d_in]``, in the order of its weight.
+            documents: Which.
+        """
+        encoder, extractor = self.asker.encoder, self.asker.extractor
+        prepared: Mapping[int, Examples] = {
+            id(rows): examples_of(extractor, rows)
+            for rows in {id(one.rows): one.rows for one in documents}.values()
+        }
+
+        def alone() -> Iterator[tuple[NDArray[np.int64], Batch]]:
+            for i, one in enumerate(documents):
+                batch = prepared[id(one.rows)].batch(np.array([one.position]))
+                yield np.array([i]), batch
+
+        count = len(documents)
+        products = exact_products(extractor, solved, alone(), count)[0]
+        norms = np.array([one.norm for one in documents])
+        if self.manifest.encoder.reduce == "energy":
+            norms = np.sqrt(energies(extractor, encoder.curvature, alone(), count))
+        return [
+            replace(one, product=float(product), norm=float(norm))
+            for one, product, norm in zip(documents, products, norms, strict=True)
+        ]
 
     def _searched(self) -> NDArray[np.int64]:
         return np.arange(len(self.table)) if self.ordinals is None else self.ordinals
@@ -183,9 +229,9 @@ class Recomputer:
         """Estimated recall of rankings, from random documents with stored and exact scores."""
         norm = vector_norm(query)
         errors = [
-            (stored.product - exact.product) / (norm * exact.norm)
+            (stored.product - exact.product) / (norm * stored.norm)
             for stored, exact in zip(sample, rescored, strict=True)
-            if norm * exact.norm > 0.0
+            if norm * stored.norm > 0.0
         ]
         sigmas = noise_interval(np.array(errors))
         searched = self._searched()
@@ -216,25 +262,3 @@ class Recomputer:
 def vector_norm(query: NDArray[np.float32]) -> float:
     """Euclidean norm, float64, in one fixed order."""
     return float(np.sqrt(np.add.reduce(np.square(query.astype(np.float64)))))
-
-
-def _rescored(
-    extractor: GradientExtractor, query: list[Tensor], documents: Sequence[Ranked]
-) -> list[Ranked]:
-    """Exact inner products of documents that each run alone.
-
-    Args:
-        extractor: Model, objective and layers.
-        query: Of each layer float64 ``[1, d_out x d_in]``, in the order of its weight.
-        documents: Which.
-    """
-    prepared: Mapping[int, Examples] = {
-        id(rows): examples_of(extractor, rows)
-        for rows in {id(one.rows): one.rows for one in documents}.values()
-    }
-    alone = (
-        (np.array([i]), prepared[id(one.rows)].batch(np.array([one.position])))
-        for i, one in enumerate(documents)
-    )
-    products = exact_products(extractor, query, alone, len(documents))[0]
-    return [replace(one, product=float(p)) for one, p in zip(documents, products, strict=True)]

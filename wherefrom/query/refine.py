@@ -11,7 +11,7 @@ Stiefel 1952; Martens 2010, section 4). Everything is written in the curvature's
 kept in float64; the products are as good as the model's own precision.
 
 The damping is its own: one lambda for all layers, in units of the mean eigenvalue over all of them,
-and far more of it than the factored matrix wants.
+and far more of it than the factored matrix wants (``benchmarks/refinement.py`` shows by how much).
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def refine(
         curvature: Preconditions, and says what basis ``gradient`` is written in.
         gradient: Of the measurement, of each layer ``[d_out, d_in]`` in the curvature's
             coordinates.
-        batches: Called once a step; gives the documents, each time the same.
+        batches: Called once a step; gives the documents, each time the same. Where a document is
+            one prediction, it takes all that are scored: the matrix shrinks its own documents' part
+            and not that of others.
         steps: At most how many. With none the start is returned, and its residual is that of the
             start.
         damping: ``lambda`` in units of the mean eigenvalue over all layers, > 0.

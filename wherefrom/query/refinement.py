@@ -5,48 +5,20 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from wherefrom.curvature.fitted import FittedCurvature
-from wherefrom.gradients.extractor import GradientExtractor, LayerPair
-from wherefrom.gradients.fisher import true_gradients
 from wherefrom.query.asker import Asker
 from wherefrom.query.documents import document_batches
+from wherefrom.query.exact import gradient_of
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question
 from wherefrom.query.recall import drawn
 from wherefrom.query.refine import REFINE_DAMPING, refine
 from wherefrom.store import DocumentTable
 
-__all__ = ["FEWEST_BITS", "gradient_of", "refined"]
+__all__ = ["FEWEST_BITS", "refined"]
 
 FEWEST_BITS = 4
 """Codes of fewer bits spoil what a refined query gains."""
-
-
-def gradient_of(
-    extractor: GradientExtractor, curvature: FittedCurvature, question: Question
-) -> tuple[list[Tensor], float]:
-    """The gradient of a question's measurement, and its value in nats.
-
-    Returns:
-        For each layer float64 ``[d_out, d_in]`` in the curvature's coordinates.
-    """
-    coordinates = curvature.coordinates()
-    found = [
-        torch.zeros(layer.shape, dtype=torch.float64, device=extractor.device)
-        for layer in extractor.layers
-    ]
-    nats = 0.0
-    with extractor.session():
-        for weight, batch in question.terms:
-
-            def add(pair: LayerPair, weight: float = weight) -> None:
-                found[pair.layer] += weight * coordinates(pair).double().sum(0)
-
-            nats += weight * float(true_gradients(extractor, batch, add).double().sum())
-    return found, nats
 
 
 def refined(

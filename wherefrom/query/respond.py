@@ -20,7 +20,7 @@ from wherefrom.query.background import judged, percentile
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question, encode
 from wherefrom.query.recall import SAMPLE
-from wherefrom.query.recompute import Outcome, Recomputer, vector_norm
+from wherefrom.query.recompute import Outcome, Recomputer
 from wherefrom.query.refinement import refined
 from wherefrom.query.search import DIRECTIONS, Ranked, Searcher
 from wherefrom.records import Certificate, Hit
@@ -84,7 +84,7 @@ class Responder:
         )
         answers = []
         for question, one, stored in zip(questions, encoded, found, strict=True):
-            outcome = Outcome.of_stored(stored)
+            outcome = Outcome.of_stored(stored, one)
             if recompute:
                 outcome = recomputer.outcome(question, one, stored)
             seconds = time.perf_counter() - started
@@ -119,7 +119,7 @@ class Responder:
         options: QueryOptions,
         seconds: float,
     ) -> Answer:
-        norm = vector_norm(encoded.vector)
+        norm = outcome.query_norm
         lists: dict[int, tuple[Hit, ...]] = {1: (), -1: ()}
         bounds: dict[int, float | None] = {1: None, -1: None}
         unit = self.manifest.scale

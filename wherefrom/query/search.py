@@ -43,12 +43,14 @@ class Ranked:
     Attributes:
         ordinal: Its position in the index.
         product: Inner product with the query, not divided by N.
+        norm: Of its vector.
         rows: The rows it was read with.
         position: Which of them is its own.
     """
 
     ordinal: int
     product: float
+    norm: float
     rows: StoredRows
     position: int
 
@@ -56,11 +58,6 @@ class Ranked:
     def doc_id(self) -> str:
         """The document's id."""
         return self.rows.doc_ids[self.position]
-
-    @property
-    def norm(self) -> float:
-        """Norm of the document's uncompressed vector."""
-        return float(self.rows.norms[self.position])
 
 
 @dataclass(slots=True)
@@ -232,8 +229,8 @@ class Searcher:
             rows = self._table.rows(chosen)
             products = inner_products(rows.vectors, query[None])[0]
             rows.__dict__.pop("vectors", None)  # large, and not needed any more
-            pairs = zip(chosen.tolist(), products.tolist(), strict=True)
-            yield [Ranked(ordinal, product, rows, i) for i, (ordinal, product) in enumerate(pairs)]
+            facts = zip(chosen.tolist(), products.tolist(), rows.norms.tolist(), strict=True)
+            yield [Ranked(*fact, rows, position) for position, fact in enumerate(facts)]
 
     def _accelerated(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wherefrom.query.answer import Answer
+from wherefrom.query.background import STANDS_OUT
 from wherefrom.query.measurement import Measurement, measurement_of
 from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recall, Tier
 
@@ -126,17 +127,11 @@ def background_in_words(answer: Answer) -> str | None:
     background = answer.certificate.background
     if background is None:
         return None
-    verdicts = {"Proponents": background.proponents, "Opponents": background.opponents}
-    pairs = f"{_counted(background.pairs, 'random document/query pair')}"
-    sentences = []
-    for stands, says in (
-        (True, f"stand out from {pairs}"),
-        (False, f"do not stand out: {_chance(background)} reach as far"),
-    ):
-        which = [name for name, verdict in verdicts.items() if verdict is stands]
-        if which:
-            sentences.append(f"{' and '.join(which).capitalize()} {says}.")
-    return " ".join(sentences) or None
+    sentences = (
+        _verdict("Proponents", background.proponents, background.proponents_beyond, background),
+        _verdict("Opponents", background.opponents, background.opponents_beyond, background),
+    )
+    return " ".join(sentence for sentence in sentences if sentence) or None
 
 
 def measured(answer: Answer) -> Measurement:
@@ -244,9 +239,20 @@ def _bounds(answer: Answer) -> str:
     return f" (at most {' and '.join(known)})" if known else ""
 
 
-def _chance(background: Background) -> str:
-    noise = "" if background.noise is None else ", or the encoder's own noise,"
-    return f"random document/query pairs{noise}"
+def _verdict(
+    name: str, stands_out: bool | None, beyond: float | None, background: Background
+) -> str | None:
+    if stands_out is None or beyond is None:
+        return None
+    queries = f"{background.queries} random documents in the query's place"
+    if stands_out:
+        return f"{name} stand out: nearer than the best hits of {beyond:.0f}% of {queries}."
+    if beyond >= STANDS_OUT:
+        return f"{name} do not stand out: the encoder's own noise reaches as far."
+    return (
+        f"{name} are not distinguishable from background: {100 - beyond:.0f}% of {queries} have "
+        "a hit as near."
+    )
 
 
 def _pairs(condition: object) -> list[tuple[str, object]]:

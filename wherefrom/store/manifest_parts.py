@@ -292,14 +292,16 @@ class AcceleratorRecord(Record):
 
 
 class BackgroundRecord(Record):
-    """The distribution of cosines between random documents and random queries.
+    """Cosines between documents, some of them in the place of queries.
 
     Attributes:
-        pairs: How many were measured.
+        pairs: Random pairs that were measured.
         queries: Distinct queries among them.
         seed: They were drawn with.
         levels: Probabilities, ascending.
-        quantiles: The cosines at these levels.
+        quantiles: The pairs' cosines at these levels.
+        highest: For each query the largest cosine with any other document of the index, ascending.
+        lowest: Likewise the smallest, ascending.
     """
 
     pairs: _Count
@@ -307,3 +309,5 @@ class BackgroundRecord(Record):
     seed: int
     levels: tuple[float, ...]
     quantiles: tuple[float, ...]
+    highest: tuple[float, ...]
+    lowest: tuple[float, ...]

@@ -185,7 +185,7 @@ def test_refined_questions(home: Path) -> None:
     result = run("query", index, *ASKED, "--json", "--rerank", "stored", *options)
     assert result.exit_code == 0, result.output
     (warning,) = result.stderr.splitlines()
-    assert warning.startswith("wherefrom: warning: the index stores 1 bit")
+    assert warning.startswith("wherefrom: warning: the index stores 1-bit")
     told = json.loads(result.stdout)
     assert (told["refined"], told["damping"]) == (2, 5.0)
     assert 0.0 < told["residual"] < 1.0
