@@ -101,6 +101,13 @@ def test_a_backend_is_recorded_and_its_files_checked(
     place = shutil.copytree(indexes["floats"].path, tmp_path / "i")
     index = wf.open(place, model=model)
     assert {record.kind for record in index.manifest.accelerators} == set(KINDS)
+    before = index.manifest.digest
+    other = wf.open(place, model=model)
+    index.accelerate("faiss-flat")
+    other.accelerate("faiss-sq8")
+    assert {record.kind for record in other.manifest.accelerators} == set(KINDS)
+    assert other.manifest.digest == before, "what decides an answer did not change"
+    index = wf.open(place, model=model)
     (file,) = (place / "faiss").glob("faiss-flat*")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

@@ -316,6 +316,8 @@ def test_refining_warns_where_codes_spoil_it(indexes: dict[str, wf.Index]) -> No
         ({"refine": 1.5}, "refine=1.5"),
         ({"refine": 1, "damping": 0.5}, "refine_damping="),
         ({"refine_damping": 1.0}, "goes with refine="),
+        ({"refine_documents": 3}, "goes with refine="),
+        ({"rerank_seconds": "5"}, "rerank_seconds='5'"),
         ({"refine": 1, "refine_damping": 0.0}, "damping > 0"),
         ({"rerank_seconds": -1.0}, "rerank_seconds=-1.0"),
         ({"rerank_seconds": math.nan}, "rerank_seconds=nan"),
@@ -406,3 +408,17 @@ def test_a_sample_is_fixed_by_its_seed() -> None:
     assert set(first.tolist()) != set(drawn(SAMPLE, every, 4).tolist())
     few: NDArray[np.int64] = drawn(SAMPLE, np.arange(5), 3)
     np.testing.assert_array_equal(few, np.arange(5))
+
+
+def test_nothing_is_proved_of_half_precision(tmp_path: Path) -> None:
+    index = wf.build(
+        tiny_llama().bfloat16(),
+        text_documents(40),
+        tmp_path / "i",
+        objective=wf.CausalLM(tiny_tokenizer()),
+        encoder="none",
+    )
+    answer = index.query(**ASKED, k=3, rerank="recompute", candidates=3)
+    assert not answer.certificate.certified
+    assert answer.certificate.recall is not None
+    assert index.query(**ASKED, k=3, rerank="recompute", candidates=40).certificate.certified

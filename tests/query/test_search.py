@@ -44,6 +44,10 @@ class MemoryTable:
         doc_ids: list[str]
         norms: NDArray[np.float64]
 
+        def alone(self, position: int) -> Any:
+            part = slice(position, position + 1)
+            return type(self)(self.vectors[part], self.doc_ids[part], self.norms[part])
+
     def rows(self, ordinals: NDArray[np.int64]) -> Taken:
         self.read += len(ordinals)
         ids = [self.ids[i] for i in ordinals]
@@ -336,7 +340,7 @@ def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> No
     (found,) = searcher.search(vectors[1:2], 4, ordinals=odd)
     expected = sorted((i for i in range(1, 40, 2)), key=lambda i: -scores[i])[:4]
     assert [i for i, _ in listed(found, 1)] == expected
-    texts = [one.rows.document(one.position).text for one in found.rankings[0].best()]
+    texts = [one.rows.texts[0] for one in found.rankings[0].best()]
     assert texts == [f"text of {ids[i]}" for i in expected]
     (nothing,) = searcher.search(vectors[1:2], 4, ordinals=np.array([], np.int64))
     assert (listed(nothing, 1), listed(nothing, -1), nothing.documents) == ([], [], 0)
@@ -412,3 +416,21 @@ def test_tensor_questions_to_a_text_index_are_refused(index: Index) -> None:
             ask()
     with pytest.raises(wf.WherefromError, match="'exact' or 'stored'"):
         index.scores([wf.Query("gold", " silver")], tier=cast("Any", "best"))
+
+
+def test_found_documents_let_go_of_their_neighbours(tmp_path: Path) -> None:
+    vectors = collection("normal", 200, 32)
+    table = DocumentTable.create(tmp_path, metadata={}, dimension=32, bits=32)
+    table.append(
+        [Document(f"{i:03d}", "text") for i in range(200)],
+        vectors,
+        norms=np.ones(200),
+        tokens=np.ones(200, int),
+    )
+    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    (found,) = Searcher(table, copy).search(vectors[:1], 5)
+    for one in (one for ranking in found.rankings for one in ranking.best()):
+        assert len(one.rows) == 1
+        assert "code" not in one.rows.batch.schema.names
+        assert one.rows.batch.get_total_buffer_size() < 1000
+        assert one.rows.texts == ["text"]

@@ -6,8 +6,6 @@ from wherefrom.store import EncoderRecord, FidelityRecord, TriedRecord
 
 __all__ = ["encoder_facts", "fidelity_in_words"]
 
-_AMONG = 100
-
 
 def fidelity_in_words(fidelity: FidelityRecord | None) -> str:
     """What was measured of an encoder; ``None`` for one that keeps everything."""
@@ -18,9 +16,9 @@ def fidelity_in_words(fidelity: FidelityRecord | None) -> str:
         f"uncompressed ones ({fidelity.documents:,} sampled documents, {fidelity.queries:,} "
         "held-out queries)"
     )
-    if fidelity.documents <= _AMONG:
+    if fidelity.documents <= fidelity.among:
         return sums  # Any encoder has the true top 10 among so few.
-    return f"{fidelity.recall:.1%} of the true top 10 are among its best {_AMONG}; {sums}"
+    return f"{fidelity.recall:.1%} of the true top 10 are among its best {fidelity.among}; {sums}"
 
 
 def encoder_facts(encoder: EncoderRecord) -> list[tuple[str, object]]:

@@ -1,8 +1,8 @@
 """The encoder of an index: what was asked for, or the best of what its budget allows, measured.
 
 Candidates are compared on a sample of documents with other documents in the place of queries. The
-one with the largest product of recall and correlation is taken, or with a fidelity
-asked for the smallest that reaches it; what was tried is kept for the manifest.
+one with the largest product of recall and correlation is taken, or with a fidelity asked for the
+smallest that reaches it; what was tried is kept for the manifest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import batches
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.indexer.candidates import EncoderWish, budgets, candidates, lossless
-from wherefrom.indexer.fidelity import Fidelity, measure, most_queries
+from wherefrom.indexer.fidelity import Fidelity, among, measure, most_queries
 from wherefrom.indexer.sources import Source, disjoint_samples
 from wherefrom.store import ChoiceRecord, FidelityRecord, TriedRecord
 
@@ -38,6 +38,7 @@ QUERY_POSITIONS = 64
 _SHARD = 256
 _FEWEST, _MOST, _SHARE = 128, 512, 8
 _ALIKE = 0.005
+_TELLING = 32
 _FEWEST_FOR_PCA = 512
 
 
@@ -125,7 +126,7 @@ class EncoderChoice:
             if whole is not None:
                 return self._whole(whole)
             tried = self._tried(budget or 4 * sum(self._sizes))
-            return self._chosen(_best(tried), tried)
+            return self._chosen(_best(tried, int(self._documents.sum())), tried)
         every: list[_Tried] = []
         unfit: WherefromError | None = None
         for step in budgets(self._sizes, budget):
@@ -216,6 +217,7 @@ class EncoderChoice:
         fidelity = FidelityRecord(
             documents=int(self._documents.sum()),
             queries=int(self._queries.sum()),
+            among=among(int(self._documents.sum())),
             recall=best.fidelity.recall,
             correlation=best.fidelity.correlation,
             noise=best.fidelity.noise,
@@ -251,8 +253,13 @@ def query_batches(source: Source, mask: NDArray[np.bool_]) -> Iterator[Batch]:
             yield examples.batch(np.array([i]))
 
 
-def _best(tried: Sequence[_Tried]) -> _Tried:
-    """The best balance; among those that are alike the smallest, then the first."""
+def _best(tried: Sequence[_Tried], documents: int) -> _Tried:
+    """The best balance; among those that are alike the smallest, then the first.
+
+    A sample of a few documents tells nothing: then it is the largest.
+    """
+    if documents < _TELLING:
+        return max(tried, key=lambda one: one.bytes)
     most = max(one.fidelity.balance for one in tried)
     alike = [one for one in tried if one.fidelity.balance >= most - _ALIKE]
     return min(alike, key=lambda one: one.bytes)

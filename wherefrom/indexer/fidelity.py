@@ -1,9 +1,10 @@
 """How well encoded scores stand for uncompressed ones: encoders measured on a sample.
 
 Two things are asked of an encoder. That a search finds what it should: *recall* is the share of
-the ten best of each sign that are among the hundred best encoded ones. And that scores add up, as
-they do when a model is trained on part of the documents: *correlation* is that of the sums of
-scores over random half-subsets with the uncompressed sums. Over all subsets of half of n documents
+the ten best of each sign that are among the hundred best encoded ones (the best fifth, of fewer
+than 500). And that scores add up, as they do when a model is trained on part of the documents:
+*correlation* is that of the sums of scores over random half-subsets with the uncompressed sums.
+Over all subsets of half of n documents
 the covariance of two such sums is ``n / 4 (n / (n - 1))`` times that of the scores, so this
 correlation is Pearson's of the scores, and no subset needs to be drawn.
 
@@ -30,9 +31,10 @@ from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
 from wherefrom.store.quantise import quantise
 
-__all__ = ["Fidelity", "measure", "most_queries"]
+__all__ = ["Fidelity", "among", "measure", "most_queries"]
 
-_TOP, _AMONG = 10, 100
+_TOP = 10
+_SHARE, _MOST = 5, 100
 _QUERY_BYTES = 1 << 30
 _MOST_QUERIES, _FEWEST_QUERIES = 16, 2
 
@@ -69,6 +71,14 @@ class Fidelity:
 def most_queries(sizes: Sequence[int]) -> int:
     """How many queries memory should hold uncompressed, in float64 and in float32."""
     return max(_FEWEST_QUERIES, min(_MOST_QUERIES, _QUERY_BYTES // (12 * sum(sizes))))
+
+
+def among(documents: int) -> int:
+    """Among how many of the best encoded documents the true ten best are looked for.
+
+    A hundred, or a fifth of a sample of fewer than 500: a hundred of few would hold them anyway.
+    """
+    return min(_MOST, max(_TOP, documents // _SHARE))
 
 
 def measure(
@@ -165,8 +175,8 @@ def _compared(
 
 def _recall(exact: NDArray[np.float64], encoded: NDArray[np.float64]) -> float:
     best = np.argsort(-exact, kind="stable")[:_TOP]
-    among = np.argsort(-encoded, kind="stable")[:_AMONG]
-    return float(np.isin(best, among).mean())
+    found = np.argsort(-encoded, kind="stable")[: among(len(exact))]
+    return float(np.isin(best, found).mean())
 
 
 def _pearson(exact: NDArray[np.float64], encoded: NDArray[np.float64]) -> float:

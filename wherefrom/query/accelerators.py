@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from wherefrom.errors import IntegrityError
 from wherefrom.store import DocumentTable, Manifest
 from wherefrom.store.accelerators import (
     Accelerator,
@@ -67,7 +68,13 @@ class Accelerators:
             StorageError: The disk refuses.
         """
         record = build_accelerator(kind, self._table, self._path)
-        others = tuple(r for r in self._manifest.accelerators if r.kind != kind)
-        manifest = self._manifest.model_copy(update={"accelerators": (*others, record)})
+        # Others may have made one meanwhile: theirs stay recorded.
+        current = Manifest.read(self._path)
+        if current.digest != self._manifest.digest:
+            raise IntegrityError(
+                f"{self._path} was built anew meanwhile; open it and make the accelerator again"
+            )
+        others = tuple(r for r in current.accelerators if r.kind != kind)
+        manifest = current.model_copy(update={"accelerators": (*others, record)})
         manifest.write(self._path)
         return manifest

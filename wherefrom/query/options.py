@@ -61,7 +61,7 @@ class QueryOptions:
             given, allowed = getattr(self, name), get_args(kinds)
             if given not in allowed:
                 raise QueryError(f"{name}={given!r} is unknown; choose one of {list(allowed)}")
-        if not self.rerank_seconds >= 0.0:
+        if not isinstance(self.rerank_seconds, (int, float)) or not self.rerank_seconds >= 0.0:
             raise QueryError(
                 f"rerank_seconds={self.rerank_seconds!r} is not allowed; give at least 0"
             )
@@ -70,8 +70,9 @@ class QueryOptions:
                 "damping= is the factored curvature's; a refined query has its own: give "
                 "refine_damping="
             )
-        if self.refine_damping is not None and not self.refine:
-            raise QueryError("refine_damping= goes with refine=; give the number of steps")
+        for name in ("refine_damping", "refine_documents"):
+            if getattr(self, name) is not None and not self.refine:
+                raise QueryError(f"{name}= goes with refine=; give the number of steps")
         if self.normalise != "none" and self.backend != "scan":
             raise QueryError(
                 f"normalise={self.normalise!r} ranks by another value than backend="

@@ -11,7 +11,7 @@ is estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.examples import Examples
 from wherefrom.query.asker import Asker
 from wherefrom.query.documents import examples_of
 from wherefrom.query.exact import energies, exact_products, gradient_of
@@ -39,11 +38,12 @@ from wherefrom.store import DocumentTable, Manifest, ScanCopy
 
 __all__ = ["MODEL_ROUNDING", "Outcome", "Recomputer", "vector_norm"]
 
-MODEL_ROUNDING = 1e-4
+MODEL_ROUNDING = {"float64": 1e-4, "float32": 1e-4}
 """How far a document's gradient may lie from that of another run, as a share of its norm.
 
 A model in float32 gives gradients that differ in the seventh digit with the batch they were run in;
-proofs about exact scores allow for a hundred times as much.
+proofs about exact scores allow for a hundred times as much. Models of less precision differ in the
+third digit: nothing is proved of them.
 """
 
 
@@ -173,15 +173,10 @@ class Recomputer:
             documents: Which.
         """
         encoder, extractor = self.asker.encoder, self.asker.extractor
-        prepared: Mapping[int, Examples] = {
-            id(rows): examples_of(extractor, rows)
-            for rows in {id(one.rows): one.rows for one in documents}.values()
-        }
 
         def alone() -> Iterator[tuple[NDArray[np.int64], Batch]]:
             for i, one in enumerate(documents):
-                batch = prepared[id(one.rows)].batch(np.array([one.position]))
-                yield np.array([i]), batch
+                yield np.array([i]), examples_of(extractor, one.rows).batch(np.array([0]))
 
         count = len(documents)
         products = exact_products(extractor, solved, alone(), count)[0]
@@ -199,7 +194,8 @@ class Recomputer:
     def _bounds(self, encoded: EncodedQuestion) -> list[Candidates]:
         """For each direction, documents that must hold the exact top k; none if not provable."""
         record = self.manifest.encoder
-        if record.reduce != "none" or record.pca is not None:
+        rounding = MODEL_ROUNDING.get(self.manifest.model.dtype)
+        if record.reduce != "none" or record.pca is not None or rounding is None:
             return []
         (proposed,) = scan(
             self.copy,
@@ -208,7 +204,7 @@ class Recomputer:
             DIRECTIONS[self.options.sign],
             ordinals=self.ordinals,
             normalised=self.options.normalise != "none",
-            slack=MODEL_ROUNDING,
+            slack=rounding,
         )
         return proposed
 

@@ -115,8 +115,7 @@ def refine(
         gradient: Of the measurement, of each layer ``[d_out, d_in]`` in the curvature's
             coordinates.
         batches: Called once a step; gives the documents, each time the same. Where a document is
-            one prediction, it takes all that are scored: the matrix shrinks its own documents' part
-            and not that of others.
+            one prediction, a sample of them does harm: give all.
         steps: At most how many. With none the start is returned, and its residual is that of the
             start.
         damping: ``lambda`` in units of the mean eigenvalue over all layers, > 0.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker
@@ -28,6 +29,9 @@ from wherefrom.store import DocumentTable, Manifest, ScanCopy
 from wherefrom.store.accelerators import Accelerator
 
 __all__ = ["Responder"]
+
+_TOGETHER = 64
+"""Questions that share one scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,28 @@ class Responder:
             CurvatureError: The damping is not allowed.
             QueryError: A query's gradient is not finite.
         """
-        started = time.perf_counter()
         ordinals = self.table.where(options.where) if options.where else None
+        searcher = Searcher(self.table, self.copy, accelerator)
+        # A refined question holds all its layers' weights: one at a time.
+        size = 1 if options.refine else _TOGETHER
+        return [
+            answer
+            for start in range(0, len(questions), size)
+            for answer in self._group(questions[start : start + size], options, ordinals, searcher)
+        ]
+
+    def _group(
+        self,
+        questions: Sequence[Question],
+        options: QueryOptions,
+        ordinals: NDArray[np.int64] | None,
+        searcher: Searcher,
+    ) -> list[Answer]:
+        """Answer questions that share one scan."""
+        started = time.perf_counter()
         documents = len(self.table) if ordinals is None else len(ordinals)
         encoded = self.encoded(questions, options)
         recompute = self._recomputes(options, documents)
-        searcher = Searcher(self.table, self.copy, accelerator)
         found = searcher.search(
             np.stack([one.vector for one in encoded]),
             max(options.k, options.candidates) if recompute else options.k,
@@ -159,7 +179,7 @@ class Responder:
         )
 
     def _hit(self, rank: int, one: Ranked, query_norm: float) -> Hit:
-        document = one.rows.document(one.position)
+        (document,) = one.rows.documents()
         norm = one.norm
         score = one.product * self.manifest.scale
         reach = norm * query_norm
@@ -172,7 +192,7 @@ class Responder:
             metadata=document.metadata,
             parent_id=document.parent_id,
             char_start=document.char_start,
-            tokens=int(one.rows.tokens[one.position]),
+            tokens=int(one.rows.tokens[0]),
             norm=norm,
             cosine=cosine,
             relatif=score / norm if norm > 0.0 else 0.0,

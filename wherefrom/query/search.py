@@ -10,7 +10,7 @@ backend.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,10 @@ class Ranked:
         """The document's id."""
         return self.rows.doc_ids[self.position]
 
+    def alone(self) -> Ranked:
+        """The same without the other rows, so that they can be let go."""
+        return replace(self, rows=self.rows.alone(self.position), position=0)
+
 
 @dataclass(slots=True)
 class Ranking:
@@ -87,7 +91,7 @@ class Ranking:
         for one in scored:
             value = self.value(one)
             if value >= self.threshold:
-                self._best.append((value, one.doc_id, one))
+                self._best.append((value, one.doc_id, one.alone()))
                 self._best.sort(key=lambda entry: (-entry[0], entry[1]))
                 del self._best[self.k :]
 
@@ -218,7 +222,7 @@ class Searcher:
 
     def read(self, ordinals: NDArray[np.int64], query: NDArray[np.float32]) -> list[Ranked]:
         """Documents with their stored scores, in the order asked for."""
-        return [one for part in self._scored(ordinals, query) for one in part]
+        return [one.alone() for part in self._scored(ordinals, query) for one in part]
 
     def _scored(
         self, ordinals: NDArray[np.int64], query: NDArray[np.float32]
@@ -228,7 +232,6 @@ class Searcher:
             chosen = ordinals[start : start + size]
             rows = self._table.rows(chosen)
             products = inner_products(rows.vectors, query[None])[0]
-            rows.__dict__.pop("vectors", None)  # large, and not needed any more
             facts = zip(chosen.tolist(), products.tolist(), rows.norms.tolist(), strict=True)
             yield [Ranked(*fact, rows, position) for position, fact in enumerate(facts)]
 

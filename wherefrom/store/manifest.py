@@ -112,11 +112,20 @@ class Manifest(Record):
 
     def to_bytes(self) -> bytes:
         """The bytes of ``manifest.json``: UTF-8 JSON, keys in order, its own digest last."""
-        return json_bytes({**self.model_dump(mode="json"), _DIGEST: self.digest})
+        return json_bytes({**self.model_dump(mode="json"), _DIGEST: self.seal})
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all fields as canonical JSON, in hexadecimal."""
+        """SHA-256 of all that decides an answer, as canonical JSON, in hexadecimal.
+
+        It identifies the index: accelerators, which come and go, are left out.
+        """
+        fields = self.model_dump(mode="json", exclude={"accelerators"})
+        return hashlib.sha256(json_bytes(fields)).hexdigest()
+
+    @property
+    def seal(self) -> str:
+        """SHA-256 of all fields: what the file is checked against."""
         return hashlib.sha256(json_bytes(self.model_dump(mode="json"))).hexdigest()
 
     def write(self, directory: str | os.PathLike[str]) -> None:
@@ -185,7 +194,7 @@ class Manifest(Record):
                 f"{manifest_file} is broken (field {where!r}: {first['msg']}); "
                 "build the index again"
             ) from error
-        if manifest.digest != recorded:
+        if manifest.seal != recorded:
             raise IntegrityError(
                 f"{manifest_file} was changed after the build (its own SHA-256 does not fit); "
                 "restore it from a copy or build the index again"

@@ -135,7 +135,8 @@ class FidelityRecord(Record):
     Attributes:
         documents: Documents of the sample.
         queries: Held-out queries.
-        recall: Share of the true ten best that are among the hundred best encoded ones.
+        among: How many of the best encoded documents the true ten best are looked for among.
+        recall: Share of them that is found there.
         correlation: Of sums of scores over random subsets of the documents.
         noise: Root mean square error of a score, in units of the product of both
             vectors' norms.
@@ -143,6 +144,7 @@ class FidelityRecord(Record):
 
     documents: _Count
     queries: _Count
+    among: _Count
     recall: float
     correlation: float
     noise: float

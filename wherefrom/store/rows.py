@@ -180,9 +180,11 @@ class StoredRows:
         """Targets of tensor examples, [n, ...]; ``None`` if the documents are none."""
         return self._tensor("target")
 
-    def document(self, position: int) -> Document:
-        """One of the documents, rebuilt."""
-        return StoredRows(self.batch.slice(position, 1), self.layout).documents()[0]
+    def alone(self, position: int) -> StoredRows:
+        """One of the rows, without its vector, in memory of its own."""
+        names = [name for name in self.batch.schema.names if name not in ("scale", "code")]
+        row = self.batch.select(names).take(pa.array([position]))
+        return StoredRows(row, self.layout)
 
     def documents(self) -> list[Document]:
         """The documents, rebuilt."""
