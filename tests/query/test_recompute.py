@@ -334,10 +334,15 @@ def test_bad_options_get_one_line(
     assert "\n" not in str(caught.value)
 
 
-def simulated(rng: np.random.Generator, count: int, noise: float) -> tuple[float, Any]:
-    """Recall of a list of 10 picked by noisy values among 40, and the estimate of it."""
-    exact = rng.standard_t(4, count)
-    seen = exact + noise * rng.standard_normal(count)
+def simulated(
+    rng: np.random.Generator, count: int, noise: float, *, blurred: bool
+) -> tuple[float, Any]:
+    """Recall of a list of 10 picked by stored values among 40, and the estimate of it."""
+    drawn_values = rng.standard_t(4, count)
+    errors = noise * rng.standard_normal(count)
+    exact, seen = drawn_values, drawn_values + errors
+    if not blurred:
+        exact, seen = seen, exact
     chosen = np.argsort(-seen)[:40]
     listed = np.sort(exact[chosen])[::-1][:10]
     top = np.argsort(-exact)[:10]
@@ -345,16 +350,17 @@ def simulated(rng: np.random.Generator, count: int, noise: float) -> tuple[float
     sample = drawn(SAMPLE, others, int(rng.integers(1 << 30)))
     left = np.isin(np.arange(count), others)
     missed = [
-        expected_missed(seen, left, np.ones(count), listed.tolist(), sigma)
+        expected_missed(seen, left, np.ones(count), listed.tolist(), sigma, blurred=blurred)
         for sigma in noise_interval(exact[sample] - seen[sample])
     ]
     return float(np.isin(top, chosen).mean()), recall_of(10, [missed], SAMPLE)
 
 
+@pytest.mark.parametrize("blurred", [True, False])
 @pytest.mark.parametrize("noise", [0.05, 0.5, 1.0, 2.0])
-def test_the_interval_of_recall_holds_it(noise: float) -> None:
+def test_the_interval_of_recall_holds_it(noise: float, blurred: bool) -> None:
     rng = np.random.default_rng(11)
-    runs = [simulated(rng, 1000, noise) for _ in range(40)]
+    runs = [simulated(rng, 1000, noise, blurred=blurred) for _ in range(40)]
     inside = np.mean([r.low - 1e-9 <= true <= r.high + 1e-9 for true, r in runs])
     assert inside >= 0.9
     bias = np.mean([r.estimate - true for true, r in runs])
@@ -372,12 +378,14 @@ def test_noise_interval_holds_the_truth() -> None:
 def test_nothing_is_missed_without_noise() -> None:
     stored = np.linspace(-1.0, 1.0, 1001)
     left, units = stored < 0.5, np.ones(1001)
-    few, many = expected_missed(stored, left, units, [0.51, 0.4], 0.0)
-    assert few < 0.01
-    assert many == pytest.approx(50, abs=4)
-    doubled = expected_missed(stored, left, 2.0 * units, [0.8], 0.0)
-    assert doubled == pytest.approx(50, abs=4)
-    assert not expected_missed(stored, np.zeros(1001, bool), units, [0.0], 0.1).any()
+    for blurred in (True, False):
+        few, many = expected_missed(stored, left, units, [0.51, 0.4], 0.0, blurred=blurred)
+        assert few < 0.01
+        assert many == pytest.approx(50, abs=4)
+        doubled = expected_missed(stored, left, 2.0 * units, [0.8], 0.0, blurred=blurred)
+        assert doubled == pytest.approx(50, abs=4)
+        none = np.zeros(1001, bool)
+        assert not expected_missed(stored, none, units, [0.0], 0.1, blurred=blurred).any()
 
 
 @given(

@@ -32,7 +32,8 @@ class Answer:
         scored_tokens: How many predictions count.
         sign: Which lists were asked for; the other one is empty.
         normalise: What documents are ranked by: scores, cosines, or l-RelatIF.
-        damping: Under which the scores are, in units of a layer's mean eigenvalue.
+        damping: Under which the scores are, in units of a layer's mean eigenvalue; for a refined
+            query, of the mean over all layers.
         refined: Steps of conjugate gradients that the query was refined by.
         residual: Relative residual of the solution, where it was solved for by iteration.
         index: Path, manifest digest, N, curvature, damping and encoder of the index.

@@ -80,7 +80,8 @@ class EncodedQuestion:
         vector: float32 ``[dimension]``.
         nats: Value of the measurement.
         residual: Relative residual of the solution, where it was solved for by iteration.
-        damping: Under which, in units of a layer's mean eigenvalue.
+        damping: Under which, in units of a layer's mean eigenvalue; for a refined question, of the
+            mean over all layers.
         refined: Steps of conjugate gradients taken.
         solved: What these found, of each layer float64 ``[d_out, d_in]`` in the curvature's
             coordinates; ``None`` where the fitted curvature itself was inverted.

@@ -1,18 +1,25 @@
 """How many of the true top k an answer may have missed, from a random sample scored exactly.
 
-Stored scores lie off exact ones by noise: sketching and rounding add up many small errors, so they
-are close to normal, and proportional to the norms of both vectors. In units of these norms (as
-cosines) the sample tells the size sigma of the errors, and the stored cosines x of all documents
-are draws from a distribution F of exact ones, blurred by it. F is estimated by maximum likelihood
-on a grid (Kiefer and Wolfowitz 1956, by expectation maximisation). By Bayes' rule with F as the
-prior, a document with stored cosine x reaches the exact cosine y with probability ``P(Y >= y |
-x)``. Summed over all documents that were not scored, y being what each needs to pass the j-th of a
-list, that is the expected number M_j of documents missed above it. The j-th is among the true k
-best if no more than k - j were missed above it, which has the probability that a Poisson
-distribution with mean M_j gives.
+Stored scores lie off exact ones by many small errors, so these are close to normal, and
+proportional to the norms of both vectors. In units of these norms (as cosines) the sample tells
+their size sigma. What a stored cosine x then says of the exact one y depends on where the errors
+come from:
 
-The interval takes sigma from both ends of its chi-squared interval, and the numbers missed from
-both ends of their Poisson distributions.
+* *blurred* (sketching, rounding): x is y and noise. The stored cosines of all documents are draws
+  from the distribution F of exact ones, blurred; F is estimated by maximum likelihood on a grid
+  (Kiefer and Wolfowitz 1956, by expectation maximisation), and P(Y >= y | x) follows from Bayes'
+  rule with F as the prior.
+* *left out* (coordinates that are not stored): y is x and what was left out, so
+  P(Y >= y | x) = Q((y - x) / sigma), Q being the upper tail of the normal distribution.
+
+Summed over all documents that were not scored, y being what each needs to pass the j-th of a list,
+that is the expected number M_j of documents missed above it. The j-th is among the true k best if
+no more than k - j were missed above it, which has the probability that a Poisson distribution with
+mean M_j gives.
+
+The interval takes sigma from both ends of its chi-squared interval (and from the candidates' own
+errors, if these are larger), the numbers missed from both ends of their Poisson distributions, and
+where an encoder both blurs and leaves out, both models.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from wherefrom.gradients.counter import key_of, uniforms
@@ -65,6 +73,8 @@ def expected_missed(
     units: NDArray[np.float64],
     values: Sequence[float],
     sigma: float,
+    *,
+    blurred: bool,
 ) -> NDArray[np.float64]:
     """Expected number of documents, among those left out, that reach each of some values.
 
@@ -74,9 +84,13 @@ def expected_missed(
         units: What cosines are multiplied with to be values, positive where ``left``.
         values: Exact values of an answer's documents.
         sigma: Size of the cosines' errors.
+        blurred: Whether they are noise in the stored cosines, or what these leave out.
     """
     if not left.any():
         return np.zeros(len(values))
+    if not blurred:
+        short = [value / units[left] - stored[left] for value in values]
+        return np.array([_upper_tail(one, sigma).sum() for one in short])
     low, high = float(stored.min()), float(stored.max())
     step = max((high - low) / _GRID, np.finfo(float).tiny)
     cells = np.rint((stored - low) / step).astype(np.int64)
@@ -89,6 +103,14 @@ def expected_missed(
         at = np.clip(np.ceil((value / units[left] - low) / step), 0, _GRID + 1).astype(np.int64)
         missed.append(float(tails[own, at].sum()))
     return np.array(missed)
+
+
+def _upper_tail(short: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Probability that a normal error of that size makes up for what is short."""
+    if sigma == 0.0:
+        return (short <= 0.0).astype(np.float64)
+    scaled = torch.from_numpy(short) / (sigma * math.sqrt(2.0))
+    return np.asarray(0.5 * torch.special.erfc(scaled).numpy())
 
 
 def _tails(counts: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
@@ -112,8 +134,8 @@ def recall_of(k: int, missed: Sequence[Sequence[NDArray[np.float64]]], sample: i
 
     Args:
         k: How many documents each list was to hold.
-        missed: For each list, under each of three sizes of errors (the estimate first), the
-            expected number missed above each document of it.
+        missed: For each list the expected number missed above each document of it: the estimate
+            first, then what it could be instead.
         sample: Documents scored exactly to learn the size of errors.
     """
     listed = sum(len(one[0]) for one in missed)

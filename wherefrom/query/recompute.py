@@ -136,7 +136,9 @@ class Recomputer:
         sampled = drawn(SAMPLE, others, self.manifest.encoder.seed)
         sample = self.searcher.read(sampled, encoded.vector)
         rescored = self._rescored(solved, sample)
-        recall = self._recall(encoded.vector, sample, rescored, rankings, chosen)
+        recall = self._recall(
+            encoded.vector, sample, rescored, [best[i] for i in chosen], exact, rankings
+        )
         for ranking in rankings:
             ranking.add(rescored)
         scored = len(chosen) + len(sample)
@@ -219,28 +221,41 @@ class Recomputer:
         query: NDArray[np.float32],
         sample: Sequence[Ranked],
         rescored: Sequence[Ranked],
+        chosen: Sequence[Ranked],
+        exact: Sequence[Ranked],
         rankings: Sequence[Ranking],
-        chosen: Sequence[int],
     ) -> Recall:
-        """Estimated recall of rankings, from random documents with stored and exact scores."""
+        """Estimated recall of rankings, from documents with stored and exact scores."""
         norm = vector_norm(query)
-        errors = [
-            (stored.product - exact.product) / (norm * stored.norm)
-            for stored, exact in zip(sample, rescored, strict=True)
-            if norm * stored.norm > 0.0
-        ]
-        sigmas = noise_interval(np.array(errors))
+        middle, low, high = noise_interval(_errors(sample, rescored, norm))
+        high = max(high, noise_interval(_errors(chosen, exact, norm))[0])
         searched = self._searched()
         cosines = self._cosines(query, norm)[searched]
         reach = norm * self.copy.whole[searched]
-        left = (reach > 0.0) & ~np.isin(searched, chosen)
+        left = (reach > 0.0) & ~np.isin(searched, [one.ordinal for one in chosen])
         missed = []
         for ranking in rankings:
             units = np.full(len(reach), norm) if ranking.normalised else reach
             values = [ranking.value(one) for one in ranking.best()]
-            stored = ranking.direction * cosines
-            missed.append([expected_missed(stored, left, units, values, sigma) for sigma in sigmas])
+            found = [
+                [
+                    expected_missed(
+                        ranking.direction * cosines, left, units, values, sigma, blurred=blurred
+                    )
+                    for blurred in self._models()
+                ]
+                for sigma in (middle, low, high)
+            ]
+            missed.append([np.mean(found[0], axis=0), *(one for part in found for one in part)])
         return recall_of(self.options.k, missed, len(sample))
+
+    def _models(self) -> tuple[bool, ...]:
+        """Whether stored cosines are blurred, or leave something out: each if they may be both."""
+        record = self.manifest.encoder
+        if record.reduce == "energy" and record.pca is None:
+            return (False,)
+        whole = record.reduce in ("none", "sketch") and record.sketched is None
+        return (True,) if whole and record.pca is None else (True, False)
 
     def _cosines(self, query: NDArray[np.float32], norm: float) -> NDArray[np.float64]:
         """Stored cosines of all documents that are searched, ``[document of the index]``."""
@@ -253,6 +268,17 @@ class Recomputer:
         for direction, end in zip((1, -1), ends, strict=True):
             cosines[end.ordinals] = direction * end.estimate / norm
         return cosines
+
+
+def _errors(stored: Sequence[Ranked], exact: Sequence[Ranked], norm: float) -> NDArray[np.float64]:
+    """Stored cosines minus exact ones."""
+    return np.array(
+        [
+            (a.product - b.product) / (norm * a.norm)
+            for a, b in zip(stored, exact, strict=True)
+            if norm * a.norm > 0.0
+        ]
+    )
 
 
 def vector_norm(query: NDArray[np.float32]) -> float:

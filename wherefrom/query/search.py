@@ -9,6 +9,7 @@ backend.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -91,8 +92,7 @@ class Ranking:
         for one in scored:
             value = self.value(one)
             if value >= self.threshold:
-                self._best.append((value, one.doc_id, one.alone()))
-                self._best.sort(key=lambda entry: (-entry[0], entry[1]))
+                insort(self._best, (value, one.doc_id, one.alone()), key=_order)
                 del self._best[self.k :]
 
     def value(self, one: Ranked) -> float:
@@ -119,6 +119,10 @@ class Found:
     rankings: tuple[Ranking, ...]
     documents: int
     scored: frozenset[int]
+
+
+def _order(entry: tuple[float, str, Ranked]) -> tuple[float, str]:
+    return -entry[0], entry[1]
 
 
 def inner_products(
