@@ -22,12 +22,13 @@ from benchmarks.retraining import Retrainings, datamodelling_scores, random_halv
 from wherefrom.curvature.ekfac import EKFAC
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.encoding.factory import make_encoder
-from wherefrom.encoding.stages import Bits, Stages
+from wherefrom.encoding.stages import Stages
 from wherefrom.encoding.together import encode_together
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PseudoGradients, true_gradients
 from wherefrom.indexer.candidates import EncoderWish
 from wherefrom.indexer.choice import EncoderChoice
+from wherefrom.records import Bits
 from wherefrom.store.quantise import quantise
 
 __all__ = ["Measured", "measure_subject"]

@@ -31,7 +31,7 @@ from wherefrom.curvature.ekfac import EKFAC
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PseudoGradients, true_gradients
-from wherefrom.query.refine import REFINE_DAMPING, Refined, refinements
+from wherefrom.query.conjugate_gradients import REFINE_DAMPING, Refined, refinements
 
 __all__ = ["measure"]
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 __all__ = [
+    "CODE_BITS",
     "SCORE_CONTRACT",
     "Background",
+    "Bits",
     "Certificate",
     "Document",
     "Hit",
@@ -40,6 +42,10 @@ MetadataValue = str | int | float | bool | None
 Span = tuple[int, int]
 Sign = Literal["both", "proponents", "opponents"]
 Reduce = Literal["mean", "sum"]
+Bits = Literal[1, 2, 4, 8, 16, 32]
+CODE_BITS: tuple[Bits, ...] = get_args(Bits)
+"""Bits an entry can have: up to 8 an integer with one scale a row, 16 and 32 an IEEE float."""
+
 Tier = Literal["stored", "exact"]
 Rerank = Literal["auto", "stored", "recompute"]
 Normalise = Literal["none", "cosine", "relatif"]
@@ -160,7 +166,8 @@ class Hit:
         relatif: The score divided by ``norm``: influence for each unit of the document's own
             (l-RelatIF, Barshan et al. 2020).
         percentile: Share of random document/query pairs with a smaller cosine, in per cent;
-            ``None`` where the index holds no background.
+            ``None`` where the index holds no background, and under another damping than the one
+            that was measured with.
     """
 
     rank: int
@@ -241,8 +248,7 @@ class Certificate:
             no candidate; ``None`` when all were, or nothing is proved.
         next_opponent: Likewise for opponents, in absolute value.
         recall: Estimated, where the lists are not certified.
-        background: Whether the strongest hits stand out from chance; ``None`` where the index holds
-            no background.
+        background: Whether the strongest hits stand out from chance; ``None`` as for percentiles.
     """
 
     tier: Tier

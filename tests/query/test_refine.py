@@ -22,7 +22,7 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import PseudoGradients, true_gradients
 from wherefrom.gradients.layers import select_layers
-from wherefrom.query.refine import Refined, refine, require_refinable
+from wherefrom.query.conjugate_gradients import Refined, refine, require_refinable
 
 PRECISE = {"steps": 200, "tolerance": 1e-9}
 

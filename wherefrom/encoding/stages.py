@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from wherefrom.errors import WherefromError
+from wherefrom.records import CODE_BITS, Bits
 
-__all__ = ["CODE_BITS", "REDUCTIONS", "Bits", "ReductionKind", "Stages"]
+__all__ = ["REDUCTIONS", "ReductionKind", "Stages"]
 
 ReductionKind = Literal["sketch", "energy", "random", "none"]
 
 REDUCTIONS: tuple[ReductionKind, ...] = get_args(ReductionKind)
 """Names of all reductions."""
-
-Bits = Literal[1, 2, 4, 8, 16, 32]
-
-CODE_BITS: tuple[Bits, ...] = get_args(Bits)
-"""Bits an entry can have: up to 8 an integer with one scale a row, 16 and 32 an IEEE float."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,17 @@ def background(
     )
 
 
-def seconds_per_document(extractor: GradientExtractor, source: Source, seed: int) -> float:
-    """How long one document's exact gradient takes, run alone: the least of a few."""
+def seconds_per_document(
+    extractor: GradientExtractor, source: Source, positions: float, seed: int
+) -> float:
+    """How long a document's exact gradient takes, run alone.
+
+    Args:
+        extractor: Model, objective and layers.
+        source: The corpus, a few of whose documents are run: the least time a position counts.
+        positions: Of a document, on average.
+        seed: Of their choice.
+    """
     (chosen,) = disjoint_samples(source, (_TIMED,), seed + 6)
     (shard,) = source.shards(_TIMED, chosen)
     total = torch.zeros((), dtype=torch.float64, device=extractor.device)
@@ -97,10 +106,10 @@ def seconds_per_document(extractor: GradientExtractor, source: Source, seed: int
 
     times = []
     with extractor.session():
-        for i in range(len(shard.documents)):
+        for i, length in enumerate(shard.examples.lengths):
             batch = shard.examples.batch(np.array([i]))
             started = time.perf_counter()
             true_gradients(extractor, batch, use)
             total.item()
-            times.append(time.perf_counter() - started)
-    return min(times)
+            times.append((time.perf_counter() - started) / max(int(length), 1))
+    return min(times) * positions

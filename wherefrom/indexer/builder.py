@@ -186,7 +186,7 @@ class IndexBuilder:
             stored = table.seal()
             self._progress("measuring the index", 0, 2)
             seed = self._options.seed
-            seconds = seconds_per_document(self._extractor, source, seed)
+            seconds = seconds_per_document(self._extractor, source, tokens / len(table), seed)
             found = background(self._extractor, encoder, source, table, seed)
             self._progress("measuring the index", 1, 2)
             scan = ScanCopy.build(table, folder / SCAN_DIRECTORY)

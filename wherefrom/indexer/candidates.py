@@ -13,12 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from wherefrom.encoding.stages import Bits, ReductionKind, Stages
+from wherefrom.encoding.stages import ReductionKind, Stages
 from wherefrom.errors import WherefromError
+from wherefrom.records import Bits
 
 __all__ = ["EncoderWish", "budgets", "candidates", "lossless"]
 
-_SKETCH_BITS: tuple[Bits, ...] = (1, 2)
+_SKETCH_BITS: tuple[Bits, ...] = (1,)
 _ENERGY_BITS: tuple[Bits, ...] = (1, 2, 4)
 _SKETCHED_PARTS = (2, 4, 8)
 """A sketch is tried of all coordinates, and of these parts of them."""
@@ -83,7 +84,7 @@ def candidates(
                     found.append(_stages(reduce, whole, bits, wish.seed))
             elif entries >= 1 and (entries < whole or wish.reduce == reduce):
                 found.append(_stages(reduce, min(entries, whole), bits, wish.seed))
-                if reduce == "sketch" and energies:
+                if reduce == "sketch" and energies and bits == 1:
                     found += _of_parts(entries, whole, bits, wish.seed)
     if not found:
         raise WherefromError(_does_not_fit(whole, wish, budget, documents))

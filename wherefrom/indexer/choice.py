@@ -176,7 +176,7 @@ class EncoderChoice:
             self._counted(self._batches(self._documents), total),
         )
         return [
-            _Tried(stages, encoder, self._bytes(stages), fidelity)
+            _Tried(stages, encoder, self._bytes(stages, encoder), fidelity)
             for (stages, encoder), fidelity in zip(made, found, strict=True)
         ]
 
@@ -191,9 +191,8 @@ class EncoderChoice:
                 vectors.append(torch.from_numpy(reducer.encode(self._extractor, batch).vectors))
         return make_encoder(self._curvature, stages, fit_pca(torch.cat(vectors), stages.pca))
 
-    def _bytes(self, stages: Stages) -> float:
-        basis = 0 if stages.pca is None else 4 * stages.reduced * stages.pca
-        return stages.code_bytes + basis / len(self._source)
+    def _bytes(self, stages: Stages, encoder: Encoder) -> float:
+        return stages.code_bytes + encoder.basis_bytes / len(self._source)
 
     def _batches(self, mask: NDArray[np.bool_]) -> Iterator[Batch]:
         for shard in self._source.shards(_SHARD, mask):

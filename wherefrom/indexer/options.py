@@ -8,10 +8,11 @@ from typing import cast
 
 from wherefrom.curvature.fitted import require_damping
 from wherefrom.curvature.kinds import make_curvature
-from wherefrom.encoding.stages import CODE_BITS, REDUCTIONS, Bits
+from wherefrom.encoding.stages import REDUCTIONS
 from wherefrom.errors import CurvatureError, WherefromError
 from wherefrom.gradients.fisher import Fisher
 from wherefrom.indexer.candidates import EncoderWish
+from wherefrom.records import CODE_BITS, Bits
 
 __all__ = ["SMALLEST_BUDGET", "BuildOptions"]
 

@@ -149,7 +149,7 @@ def recall_of(k: int, missed: Sequence[Sequence[NDArray[np.float64]]], sample: i
         worst, best = np.max(one, axis=0), np.min(one, axis=0)
         fewest += sum(_quantile(m, 1.0 - tail) <= r for m, r in zip(worst, room, strict=True))
         most += sum(_quantile(m, tail) <= r for m, r in zip(best, room, strict=True))
-    estimate = expected / listed
+    estimate = float(expected) / listed
     return Recall(
         estimate,
         min(fewest / listed, estimate),

@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 
 from wherefrom.query.asker import Asker
+from wherefrom.query.conjugate_gradients import REFINE_DAMPING, refine
 from wherefrom.query.documents import document_batches
 from wherefrom.query.exact import gradient_of
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question
 from wherefrom.query.recall import drawn
-from wherefrom.query.refine import REFINE_DAMPING, refine
 from wherefrom.store import DocumentTable
 
 __all__ = ["FEWEST_BITS", "refined"]

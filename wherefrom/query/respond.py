@@ -145,9 +145,13 @@ class Responder:
         unit = self.manifest.scale
         if options.normalise == "cosine":
             unit = 1.0 / norm if norm > 0.0 else 0.0
+        # The background was measured under the index's own damping.
+        comparable = not encoded.refined and encoded.damping == self.manifest.curvature.damping
         for ranking in outcome.rankings:
-            best = enumerate(ranking.best(), start=1)
-            lists[ranking.direction] = tuple(self._hit(rank, one, norm) for rank, one in best)
+            lists[ranking.direction] = tuple(
+                self._hit(rank, one, norm, comparable=comparable)
+                for rank, one in enumerate(ranking.best(), start=1)
+            )
             if outcome.certified and np.isfinite(ranking.rest):
                 bounds[ranking.direction] = max(0.0, ranking.rest * unit)
         manifest = self.manifest
@@ -164,7 +168,11 @@ class Responder:
                 next_proponent=bounds[1],
                 next_opponent=bounds[-1],
                 recall=outcome.recall,
-                background=judged(manifest, outcome.tier, outcome.documents, lists[1], lists[-1]),
+                background=(
+                    judged(manifest, outcome.tier, outcome.documents, lists[1], lists[-1])
+                    if comparable
+                    else None
+                ),
             ),
             log_likelihood=encoded.nats,
             scored_tokens=question.scored_tokens,
@@ -178,7 +186,7 @@ class Responder:
             seconds=seconds,
         )
 
-    def _hit(self, rank: int, one: Ranked, query_norm: float) -> Hit:
+    def _hit(self, rank: int, one: Ranked, query_norm: float, *, comparable: bool) -> Hit:
         (document,) = one.rows.documents()
         norm = one.norm
         score = one.product * self.manifest.scale
@@ -196,7 +204,7 @@ class Responder:
             norm=norm,
             cosine=cosine,
             relatif=score / norm if norm > 0.0 else 0.0,
-            percentile=percentile(self.manifest, cosine),
+            percentile=percentile(self.manifest, cosine) if comparable else None,
         )
 
     def _identity(self) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ DIRECTIONS: dict[Sign, tuple[int, ...]] = {
 _ENTRIES_PER_READ = 1 << 23
 _MOST_ROWS = 512
 _FIRST, _WIDENED = 4, 4
+_MOST_FILTERED = 1 << 16
 _SMALLEST = float(np.nextafter(0.0, 1.0))
 
 
@@ -249,6 +250,8 @@ class Searcher:
     ) -> Iterator[Candidates]:
         """Ever more of an accelerator's candidates; in the end, the scan's."""
         accelerator = self._accelerator
+        if ordinals is not None and len(ordinals) > _MOST_FILTERED:
+            accelerator = None  # They name each document of a filter; the scan only visits them.
         error = np.inf if accelerator is None else accelerator.error(query)
         wanted = _FIRST * k
         while accelerator is not None and np.isfinite(error) and wanted < count // 2:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from wherefrom.records import Bits
+
 __all__ = [
     "MAX_SKIPPED_LISTED",
     "AcceleratorKind",
@@ -35,7 +37,6 @@ __all__ = [
 MAX_SKIPPED_LISTED = 1000
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
-Bits = Literal[1, 2, 4, 8, 16, 32]
 AcceleratorKind = Literal["faiss-flat", "faiss-sq8", "faiss-rabitq", "lance-ivf"]
 _Count = Annotated[int, Field(ge=0)]
 _Size = Annotated[int, Field(gt=0)]
