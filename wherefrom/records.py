@@ -248,7 +248,8 @@ class Certificate:
             no candidate; ``None`` when all were, or nothing is proved.
         next_opponent: Likewise for opponents, in absolute value.
         recall: Estimated, where the lists are not certified.
-        background: Whether the strongest hits stand out from chance; ``None`` as for percentiles.
+        background: Whether the strongest hits stand out from chance; ``None`` as for percentiles,
+            and for lists that are not ranked by score.
     """
 
     tier: Tier

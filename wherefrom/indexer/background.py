@@ -30,6 +30,26 @@ _ENTRIES_PER_READ = 1 << 22
 _TIMED = 5
 
 
+class _Strongest:
+    """For each query the document with the largest product so far, and its cosine."""
+
+    def __init__(self, queries: int) -> None:
+        self._products = np.full(queries, -np.inf)
+        self._cosines = np.zeros(queries)
+
+    def offer(self, products: NDArray[np.float64], cosines: NDArray[np.float64]) -> None:
+        """Take in documents ``[query, document]``."""
+        best = products.argmax(1)[:, None]
+        product = np.take_along_axis(products, best, 1)[:, 0]
+        better = product > self._products
+        self._products[better] = product[better]
+        self._cosines[better] = np.take_along_axis(cosines, best, 1)[better, 0]
+
+    def cosines(self) -> NDArray[np.float64]:
+        """Of the strongest, for each query that has any."""
+        return np.asarray(self._cosines[np.isfinite(self._products)])
+
+
 def background(
     extractor: GradientExtractor,
     encoder: Encoder,
@@ -60,20 +80,22 @@ def background(
     own = table.rows(np.flatnonzero(asked), fields=["content_hashes"]).content_hashes
     lengths = np.linalg.norm(queries, axis=1)
     sampled: list[NDArray[np.float64]] = []
-    highest, lowest = np.full(len(queries), -np.inf), np.full(len(queries), np.inf)
+    ends = {sign: _Strongest(len(queries)) for sign in (1, -1)}
     start = 0
     for rows in table.batches(max(1, _ENTRIES_PER_READ // encoder.dimension)):
         reach = lengths[:, None] * rows.norms[None]
         other = np.array([[a != b for b in rows.content_hashes] for a in own]) & (reach > 0.0)
-        cosines = np.divide(queries @ rows.vectors.T, reach, out=np.zeros_like(reach), where=other)
-        highest = np.maximum(highest, cosines.max(1, initial=-np.inf, where=other))
-        lowest = np.minimum(lowest, cosines.min(1, initial=np.inf, where=other))
+        products = queries @ rows.vectors.T
+        cosines = np.divide(products, reach, out=np.zeros_like(reach), where=other)
+        for sign, best in ends.items():
+            signed = np.where(other, sign * products, -np.inf)
+            best.offer(signed, cosines)
         here = searched[start : start + len(rows)]
         sampled.append(cosines[:, here][other[:, here]])
         start += len(rows)
     pairs = np.concatenate(sampled)
-    known = np.isfinite(highest)
-    if not len(pairs) or not known.any():
+    highest, lowest = ends[1].cosines(), ends[-1].cosines()
+    if not len(pairs) or not len(highest):
         return None
     return BackgroundRecord(
         pairs=len(pairs),
@@ -81,8 +103,8 @@ def background(
         seed=seed,
         levels=LEVELS,
         quantiles=tuple(float(q) for q in np.quantile(pairs, LEVELS)),
-        highest=tuple(np.sort(highest[known]).tolist()),
-        lowest=tuple(np.sort(lowest[known]).tolist()),
+        highest=tuple(np.sort(highest).tolist()),
+        lowest=tuple(np.sort(lowest).tolist()),
     )
 
 

@@ -7,7 +7,7 @@ smallest that reaches it; what was tried is kept for the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +133,7 @@ class EncoderChoice:
             if lossless(self._sizes, self._wish, step) is not None:
                 break
             try:
-                tried = self._tried(step)
+                tried = self._tried(step, {one.stages for one in every})
             except WherefromError as error:
                 unfit = error  # Too few bytes for what was asked for; the next step may do.
                 continue
@@ -160,13 +160,15 @@ class EncoderChoice:
             return self._asked_budget
         return None if self._wish.reduce == "none" else DEFAULT_BUDGET
 
-    def _tried(self, budget: int) -> list[_Tried]:
-        """All candidates of a budget, measured."""
+    def _tried(self, budget: int, known: Collection[Stages] = ()) -> list[_Tried]:
+        """All candidates of a budget that are not known yet, measured."""
         energies = self._curvature.expected_energy(0) is not None
         wanted = candidates(
             self._sizes, self._wish, budget, energies=energies, documents=len(self._source)
         )
-        made = [(stages, self._encoder(stages)) for stages in wanted]
+        made = [(stages, self._encoder(stages)) for stages in wanted if stages not in known]
+        if not made:
+            return []
         total = int(self._documents.sum())
         found = measure(
             self._extractor,

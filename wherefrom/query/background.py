@@ -44,8 +44,8 @@ def judged(
         manifest: The index's.
         tier: Of the scores.
         documents: How many were searched.
-        proponents: Of the answer.
-        opponents: Of the answer.
+        proponents: Of the answer, ranked by score.
+        opponents: Likewise.
     """
     record, fidelity = manifest.background, manifest.encoder.fidelity
     if record is None:
@@ -66,18 +66,14 @@ def judged(
     )
 
 
-def _farthest(hits: Sequence[Hit]) -> float:
-    return max(abs(hit.cosine) for hit in hits)
-
-
 def _beyond(hits: Sequence[Hit], others: Sequence[float], sign: int) -> float | None:
     """Per cent of random queries whose strongest hit is less near; ``None``: no hits."""
     if not hits:
         return None
-    return 100.0 * float(np.mean(sign * np.array(others) < _farthest(hits)))
+    return 100.0 * float(np.mean(sign * np.array(others) < sign * hits[0].cosine))
 
 
 def _stand_out(hits: Sequence[Hit], beyond: float | None, noise: float | None) -> bool | None:
     if beyond is None:
         return None
-    return beyond >= STANDS_OUT and (noise is None or _farthest(hits) > noise)
+    return beyond >= STANDS_OUT and (noise is None or abs(hits[0].cosine) > noise)

@@ -170,7 +170,7 @@ class Responder:
                 recall=outcome.recall,
                 background=(
                     judged(manifest, outcome.tier, outcome.documents, lists[1], lists[-1])
-                    if comparable
+                    if comparable and options.normalise == "none"
                     else None
                 ),
             ),

@@ -303,8 +303,8 @@ class BackgroundRecord(Record):
         seed: They were drawn with.
         levels: Probabilities, ascending.
         quantiles: The pairs' cosines at these levels.
-        highest: For each query the largest cosine with any other document of the index, ascending.
-        lowest: Likewise the smallest, ascending.
+        highest: Cosine of each query's strongest proponent in the index, ascending.
+        lowest: Cosine of each query's strongest opponent, ascending.
     """
 
     pairs: _Count
