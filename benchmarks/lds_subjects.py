@@ -15,6 +15,7 @@ Everything that takes minutes is kept in a folder of the caller's, under names t
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -157,13 +158,14 @@ def digits(folder: Path, seed: int) -> Subject:
         nats = mlp_logits(models, questions).double().log_softmax(2).gather(2, answers)
         return Retrainings.of(halves, nats.reshape(DIGIT_HALVES, DIGIT_MODELS, -1).numpy())
 
+    recipe = f"{_DIGITS} {_TRAINING_DIGITS} {DIGIT_HALVES} {DIGIT_MODELS}"
     return _subject(
         f"digits {seed}",
         _extractor(_perceptron(whole), wf.Classification(), "linear"),
         TensorSource((x, y)),
         TensorExamples(inputs[asked], targets[asked], [f"query {i}" for i in asked]),
         "expected",
-        Retrainings.kept(folder / f"digits_seed{seed}.npz", retrained),
+        Retrainings.kept(folder / f"digits_seed{seed}.npz", recipe, retrained),
     )
 
 
@@ -206,7 +208,9 @@ def small_lm(folder: Path) -> Subject:
         nats = [log_likelihoods(tuned(row), questions) for row in halves]
         return Retrainings.of(halves, np.stack(nats)[:, None])
 
-    retrainings = Retrainings.kept(folder / "lm.npz", retrained)
+    recipe = f"{_BASE} {_BASE_PASSAGES} {_BASE_WORDS} {_TUNING} {TUNED_HALVES}"
+    texts = hashlib.sha256("\0".join(d.text for d in (*documents, *queries)).encode()).hexdigest()
+    retrainings = Retrainings.kept(folder / "lm.npz", f"{recipe} {texts}", retrained)
     model = tuned(np.ones(len(documents), np.bool_))
     return _language_subject("lm", model, tokenizer, documents, queries, retrainings)
 

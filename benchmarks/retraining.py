@@ -65,15 +65,22 @@ class Retrainings:
         return cls(members, nats.mean(1), nats.std(1).mean(0))
 
     @classmethod
-    def kept(cls, path: Path, make: Callable[[], Retrainings]) -> Retrainings:
-        """What ``path`` holds, or else what ``make`` gives, which is then kept there."""
+    def kept(cls, path: Path, recipe: str, make: Callable[[], Retrainings]) -> Retrainings:
+        """What ``path`` holds, or else what ``make`` gives, which is then kept there.
+
+        Args:
+            path: Of a ``.npz`` file.
+            recipe: All that decides the result; what was kept under another is made anew.
+            make: Trains the models.
+        """
         if path.is_file():
             with np.load(path) as stored:
-                return cls(stored["members"], stored["nats"], stored["spread"])
+                if str(stored["recipe"]) == recipe:
+                    return cls(stored["members"], stored["nats"], stored["spread"])
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, members=made.members, nats=made.nats, spread=made.spread)
+        np.savez(partial, members=made.members, nats=made.nats, spread=made.spread, recipe=recipe)
         partial.rename(path)
         return made
 

@@ -383,7 +383,7 @@ def the_list_filled_up_with_the_other_sign(patch: pytest.MonkeyPatch) -> None:
     def add(self: Ranking, scored: Any) -> None:
         original(self, scored)
         for one in scored[: self.k - len(self._best)]:
-            self._best.append((self.value(one), one.doc_id, one))
+            self._best.append((self.value(one), one.doc_id, one.alone()))
 
     patch.setattr(Ranking, "add", add)
 

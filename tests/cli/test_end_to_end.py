@@ -136,7 +136,7 @@ def test_options_reach_the_index(home: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "1 without a scored token: nothing" in result.stdout
     assert "encoder    sketch 128, rotated, 4 bits: 64 bytes per document" in result.stdout
-    assert "fidelity   sums of scores over random subsets correlate at 0." in result.stdout
+    assert "of the true top 10 are among its best 10; sums of scores" in result.stdout
     manifest = wf.open(home / "other.index").manifest
     assert all("self_attn" in layer.name for layer in manifest.layers)
     assert (manifest.curvature.damping, manifest.curvature.fisher) == (0.5, "empirical")

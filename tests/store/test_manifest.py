@@ -38,7 +38,7 @@ def test_a_manifest_comes_back_as_it_was_written(build_index: Build) -> None:
     data = (index.path / "manifest.json").read_bytes()
     assert Manifest.read(index.path) == index.manifest
     assert data == index.manifest.to_bytes()
-    assert f'"sha256": "{index.manifest.digest}"'.encode() in data.replace(b'":"', b'": "')
+    assert f'"sha256": "{index.manifest.seal}"'.encode() in data.replace(b'":"', b'": "')
     assert list(Manifest.read(index.path).metadata) == ["year", "party", "share", "war"]
     assert not (index.path / "build.json").exists()
     changed = index.manifest.model_copy(update={"scale": 0.25})
@@ -51,14 +51,20 @@ def test_what_was_measured_comes_back_too(build_index: Build) -> None:
     tried = TriedRecord(encoder="sketch", bytes_per_document=512.5, chosen=True, **measured)
     encoder = index.manifest.encoder.model_copy(
         update={
-            "fidelity": FidelityRecord(documents=90, queries=8, **measured),
+            "fidelity": FidelityRecord(documents=90, queries=8, among=18, **measured),
             "choice": ChoiceRecord(
                 bytes_per_document=2048, fidelity=None, documents=90, queries=8, tried=(tried,)
             ),
         }
     )
     background = BackgroundRecord(
-        pairs=100, queries=8, seed=0, levels=(0.5, 0.99), quantiles=(0.0, 0.1)
+        pairs=100,
+        queries=8,
+        seed=0,
+        levels=(0.5, 0.99),
+        quantiles=(0.0, 0.1),
+        highest=(0.2, 0.3),
+        lowest=(-0.2, -0.1),
     )
     accelerator = AcceleratorRecord(
         kind="faiss-flat",

@@ -295,12 +295,14 @@ def _require_consistent(ctx: click.Context, options: dict[str, Any]) -> None:
         _refuse(ctx, ["damping"], "does not go with --refine; give --refine-damping")
     else:
         _refuse(ctx, ["refine_damping", "refine_documents"], "goes with --refine; give its steps")
-    if options["rerank"] != "auto":
-        _refuse(ctx, ["rerank_seconds"], "goes with --rerank auto; leave it out")
     if options["rerank"] == "stored":
-        _refuse(ctx, ["candidates"], "goes with recomputing; leave --rerank stored out")
+        _refuse(
+            ctx,
+            ["candidates", "rerank_seconds"],
+            "goes with recomputing; leave --rerank stored out",
+        )
     if options["normalise"] != "none" and options["backend"] != "scan":
-        _refuse(ctx, ["backend"], "ranks by scores; leave it out, or --normalise")
+        _refuse(ctx, ["backend"], "ranks by scores and so does not go with --normalise")
 
 
 def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:

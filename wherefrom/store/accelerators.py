@@ -130,7 +130,8 @@ def find_accelerator(
         )
     known = ", ".join(record.kind for record in records) or "none"
     raise QueryError(
-        f"the index has no accelerator {kind!r} (it has {known}); build it first or search without"
+        f"the index has no accelerator {kind!r} (it has {known}); make it with "
+        f"index.accelerate({kind!r}) or wherefrom accelerate"
     )
 
 
