@@ -247,6 +247,9 @@ class Certificate:
         next_proponent: Upper bound of what proponents are ranked by, for every document that was
             no candidate; ``None`` when all were, or nothing is proved.
         next_opponent: Likewise for opponents, in absolute value.
+        slope: What stored scores are of exact ones, on average, as the build measured it: below 1
+            where the encoder leaves coordinates out. ``None`` for exact scores and where nothing
+            is lost.
         recall: Estimated, where the lists are not certified.
         background: Whether the strongest hits stand out from chance; ``None`` as for percentiles,
             and for lists that are not ranked by score.
@@ -259,5 +262,6 @@ class Certificate:
     backend: str
     next_proponent: float | None
     next_opponent: float | None
+    slope: float | None = None
     recall: Recall | None = None
     background: Background | None = None

@@ -49,7 +49,7 @@ COMMANDS = [commands.get_command(CONTEXT, name) for name in commands.list_comman
 
 
 FIDELITY = FidelityRecord(
-    documents=300, queries=2, among=60, recall=0.975, correlation=0.875, noise=0.0625
+    documents=300, queries=2, among=60, recall=0.975, correlation=0.875, noise=0.0625, slope=0.5
 )
 MEASURED = ("recall", "correlation", "noise")
 

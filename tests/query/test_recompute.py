@@ -306,6 +306,7 @@ def test_refining_comes_nearer_to_the_whole_matrix(indexes: dict[str, wf.Index])
 def test_refining_warns_where_codes_spoil_it(indexes: dict[str, wf.Index]) -> None:
     with pytest.warns(UserWarning, match="1-bit codes"):
         indexes["signs"].query(**ASKED, rerank="stored", refine=1)
+    indexes["signs"].query(**ASKED, rerank="recompute", refine=1)
     indexes["energy"].query(**ASKED, rerank="stored", refine=1)
 
 
@@ -433,3 +434,15 @@ def test_nothing_is_proved_of_half_precision(tmp_path: Path) -> None:
     assert not answer.certificate.certified
     assert answer.certificate.recall is not None
     assert index.query(**ASKED, k=3, rerank="recompute", candidates=40).certificate.certified
+
+
+def test_stored_scores_that_are_too_small_are_said_to_be(indexes: dict[str, wf.Index]) -> None:
+    index = indexes["energy"]
+    certificate = index.query(**ASKED, rerank="stored").certificate
+    exact = index.scores([QUESTION, wf.Query("", "war or peace")])
+    stored = index.scores([QUESTION, wf.Query("", "war or peace")], tier="stored")
+    slope = np.mean((exact * stored).sum(1) / (exact**2).sum(1))
+    assert certificate.slope == pytest.approx(slope, abs=0.2)
+    assert certificate.slope < 1.0
+    assert index.query(**ASKED, rerank="recompute").certificate.slope is None
+    assert indexes["whole"].query(**ASKED, rerank="stored").certificate.slope is None

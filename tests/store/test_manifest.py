@@ -51,7 +51,7 @@ def test_what_was_measured_comes_back_too(build_index: Build) -> None:
     tried = TriedRecord(encoder="sketch", bytes_per_document=512.5, chosen=True, **measured)
     encoder = index.manifest.encoder.model_copy(
         update={
-            "fidelity": FidelityRecord(documents=90, queries=8, among=18, **measured),
+            "fidelity": FidelityRecord(documents=90, queries=8, among=18, slope=0.5, **measured),
             "choice": ChoiceRecord(
                 bytes_per_document=2048, fidelity=None, documents=90, queries=8, tried=(tried,)
             ),

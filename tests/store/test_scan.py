@@ -172,7 +172,7 @@ def test_damaged_files_are_named(
     index = build_index(3)
     file = index.path / "scan" / f"{name}.npy"
     damage(file)
-    with pytest.raises(IntegrityError, match="rebuild the scan copy") as caught:
+    with pytest.raises(IntegrityError, match="build the index again") as caught:
         ScanCopy.open(index.path / "scan", index.manifest.scan)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)

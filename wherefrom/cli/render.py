@@ -37,6 +37,7 @@ from wherefrom.query.wording import (
     refined_in_words,
     residual_in_words,
     signed,
+    slope_in_words,
     value_in_words,
     worth_in_words,
 )
@@ -117,9 +118,9 @@ def answer_table(answer: Answer, console: Console, most: int | None = None) -> N
         console.print(Text(empty_in_words(answer), style="bold"))
     console.print()
     console.print(Text(certificate_in_words(answer)))
-    background = background_in_words(answer)
-    if background is not None:
-        console.print(Text(background))
+    for words in (slope_in_words(answer), background_in_words(answer)):
+        if words is not None:
+            console.print(Text(words))
     console.print(Text(said.contract, style="dim"))
     if any(hit.percentile is not None for hit in (*answer.proponents, *answer.opponents)):
         console.print(Text(f"pct = {PERCENTILE}", style="dim"))

@@ -222,6 +222,7 @@ class EncoderChoice:
             recall=best.fidelity.recall,
             correlation=best.fidelity.correlation,
             noise=best.fidelity.noise,
+            slope=best.fidelity.slope,
         )
         record = self._record(tried, best)
         return Chosen(best.stages, best.encoder, best.bytes, fidelity, record, note)

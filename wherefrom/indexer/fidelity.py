@@ -47,11 +47,13 @@ class Fidelity:
         recall: From 0 to 1.
         correlation: From -1 to 1.
         noise: At least 0.
+        slope: Of encoded scores on uncompressed ones: below 1 where coordinates are left out.
     """
 
     recall: float
     correlation: float
     noise: float
+    slope: float
 
     @property
     def worth(self) -> float:
@@ -170,7 +172,17 @@ def _compared(
         float(np.mean(recalls)),
         float(np.mean(correlations)),
         float(np.sqrt(np.mean(np.square(errors)))),
+        _slope(exact, encoded),
     )
+
+
+def _slope(exact: NDArray[np.float64], encoded: NDArray[np.float64]) -> float:
+    """Least squares through the origin, the mean over queries; 1 where scores are zero."""
+    squares = np.square(exact).sum(1)
+    known = squares > 0.0
+    if not known.any():
+        return 1.0
+    return float(np.mean((exact * encoded).sum(1)[known] / squares[known]))
 
 
 def _recall(exact: NDArray[np.float64], encoded: NDArray[np.float64]) -> float:

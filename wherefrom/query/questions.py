@@ -224,6 +224,8 @@ def _examples(
             f"inputs of shape {tuple(inputs.shape)} with {len(targets)} targets; this index takes "
             f"inputs [query, {', '.join(map(str, expected))}], a target each"
         )
+    if inputs.dtype.is_floating_point and not bool(torch.isfinite(inputs).all()):
+        raise QueryError("inputs of a query hold NaN or infinity; give finite ones")
     for i in range(len(inputs)):
         batch = stack_examples(inputs[i : i + 1], targets[i : i + 1], ["query"])
         yield Question(None, ((1.0, batch),))

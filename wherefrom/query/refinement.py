@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from wherefrom.query.asker import Asker
@@ -32,13 +30,6 @@ def refined(
             does not suffice.
     """
     encoder, extractor = asker.encoder, asker.extractor
-    if table.layout.bits < FEWEST_BITS:
-        warnings.warn(
-            f"the index stores {table.layout.bits}-bit codes, which spoils what refine= gains "
-            f"in stored scores; build with bits={FEWEST_BITS} or more, or ask with "
-            "rerank='recompute'",
-            stacklevel=5,
-        )
     gradient, nats = gradient_of(extractor, encoder.curvature, question)
     chosen = None
     if options.refine_documents is not None:

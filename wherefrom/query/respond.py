@@ -7,6 +7,7 @@ running their gradients, uncompressed, and only these exact scores are shown.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question, encode
 from wherefrom.query.recall import SAMPLE
 from wherefrom.query.recompute import Outcome, Recomputer
-from wherefrom.query.refinement import refined
+from wherefrom.query.refinement import FEWEST_BITS, refined
 from wherefrom.query.search import DIRECTIONS, Ranked, Searcher
 from wherefrom.records import Certificate, Hit
 from wherefrom.store import DocumentTable, Manifest, ScanCopy
@@ -90,8 +91,15 @@ class Responder:
         """Answer questions that share one scan."""
         started = time.perf_counter()
         documents = len(self.table) if ordinals is None else len(ordinals)
-        encoded = self.encoded(questions, options)
         recompute = self._recomputes(options, documents)
+        if options.refine and not recompute and self.table.layout.bits < FEWEST_BITS:
+            warnings.warn(
+                f"the index stores {self.table.layout.bits}-bit codes, which spoil what refine= "
+                f"gains in stored scores; build with bits={FEWEST_BITS} or more, or ask with "
+                "rerank='recompute'",
+                stacklevel=5,
+            )
+        encoded = self.encoded(questions, options)
         found = searcher.search(
             np.stack([one.vector for one in encoded]),
             max(options.k, options.candidates) if recompute else options.k,
@@ -167,6 +175,7 @@ class Responder:
                 backend=options.backend,
                 next_proponent=bounds[1],
                 next_opponent=bounds[-1],
+                slope=self._slope(outcome),
                 recall=outcome.recall,
                 background=(
                     judged(manifest, outcome.tier, outcome.documents, lists[1], lists[-1])
@@ -185,6 +194,10 @@ class Responder:
             where=dict(options.where),
             seconds=seconds,
         )
+
+    def _slope(self, outcome: Outcome) -> float | None:
+        fidelity = self.manifest.encoder.fidelity
+        return fidelity.slope if outcome.tier == "stored" and fidelity is not None else None
 
     def _hit(self, rank: int, one: Ranked, query_norm: float, *, comparable: bool) -> Hit:
         (document,) = one.rows.documents()

@@ -28,9 +28,12 @@ __all__ = [
     "residual_in_words",
     "set_in_words",
     "signed",
+    "slope_in_words",
     "value_in_words",
     "worth_in_words",
 ]
+
+_WHOLE = 0.9  # of exact scores: from there on, stored ones are what they are called
 
 NO_PROOF = (
     "Influence says what the model's behaviour would owe to a document, by a first-order estimate. "
@@ -119,6 +122,17 @@ def certificate_in_words(answer: Answer) -> str:
     return start + (
         f"{certificate.candidates:,} of them{proposed} were scored in full; bounds on all others "
         f"rule them out{_bounds(answer)}."
+    )
+
+
+def slope_in_words(answer: Answer) -> str | None:
+    """That stored scores are too small, where they are."""
+    slope = answer.certificate.slope
+    if slope is None or slope >= _WHOLE:
+        return None
+    return (
+        f"These are stored scores, on average {slope:.0%} of exact ones with this encoder: compare "
+        "them with each other, and recompute for nats."
     )
 
 

@@ -141,6 +141,7 @@ class FidelityRecord(Record):
         correlation: Of sums of scores over random subsets of the documents.
         noise: Root mean square error of a score, in units of the product of both
             vectors' norms.
+        slope: Of encoded scores on uncompressed ones: below 1, stored scores come out too small.
     """
 
     documents: _Count
@@ -149,6 +150,7 @@ class FidelityRecord(Record):
     recall: float
     correlation: float
     noise: float
+    slope: float
 
 
 class TriedRecord(Record):

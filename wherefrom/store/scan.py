@@ -268,6 +268,4 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
 
 
 def _damaged(path: Path, cause: str) -> IntegrityError:
-    return IntegrityError(
-        f"{path} is missing or damaged ({cause}); rebuild the scan copy from the documents table"
-    )
+    return IntegrityError(f"{path} is missing or damaged ({cause}); build the index again")
