@@ -110,7 +110,7 @@ def _stages(weights: int) -> Sequence[Stages]:
         Stages("sketch", 16384, 1, rotate=False),
         Stages("sketch", 16384, 1),
         Stages("sketch", 65536, 1),
-        Stages("sketch", 65536, 1, kept=4096),
+        Stages("sketch", 32768, 1, sketched=weights // 4),
         Stages("energy", 1024, 1, rotate=False),
         Stages("energy", _KEPT, 1, rotate=False),
         Stages("energy", 65536, 1, rotate=False),
