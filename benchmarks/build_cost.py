@@ -56,13 +56,16 @@ class RecordingLM(wf.CausalLM):
         self.batches.append(batch)
         return super().outputs(model, batch)
 
-    def latest(self, documents: int) -> list[Batch]:
-        """The last batches, as many as hold ``documents`` documents."""
-        start = len(self.batches)
-        while documents > 0 and start > 0:
-            start -= 1
-            documents -= len(self.batches[start])
-        return self.batches[start:]
+    def first_pass(self, documents: int) -> list[Batch]:
+        """The batches of the first pass, which hold ``documents`` documents.
+
+        Before it one document tells what kind of Fisher suits the model.
+        """
+        end = 1
+        while documents > 0 and end < len(self.batches):
+            documents -= len(self.batches[end])
+            end += 1
+        return self.batches[1:end]
 
 
 class BarePass:
@@ -135,7 +138,7 @@ def measure(*, quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         recorder = RecordingLM(tokenizer)
         index = wf.build(model, documents, Path(folder) / "warm.index", objective=recorder)
-        batches = recorder.latest(len(documents))
+        batches = recorder.first_pass(len(documents))
         indexed = sorted(doc_id for batch in batches for doc_id in batch.doc_ids)
         checks = [
             expect(
