@@ -19,7 +19,7 @@ mean M_j gives.
 
 The interval takes sigma from both ends of its chi-squared interval (and from the candidates' own
 errors, if these are larger), the numbers missed from both ends of their Poisson distributions, and
-where an encoder both blurs and leaves out, both models.
+where an encoder leaves coordinates out, which is never all that it does, both models.
 """
 
 from __future__ import annotations

@@ -252,8 +252,6 @@ class Recomputer:
     def _models(self) -> tuple[bool, ...]:
         """Whether stored cosines are blurred, or leave something out: each if they may be both."""
         record = self.manifest.encoder
-        if record.reduce == "energy" and record.pca is None:
-            return (False,)
         whole = record.reduce in ("none", "sketch") and record.sketched is None
         return (True,) if whole and record.pca is None else (True, False)
 
