@@ -110,7 +110,15 @@ def run_demo(directory: Path, progress: Progress) -> DemoRun:
     passages = training_passages(addresses)
     index, reused = _index(directory, passages, progress)
     answers = tuple(
-        (question, index.query(prompt=question.prompt, completion=question.completion, k=HITS))
+        (
+            question,
+            index.query(
+                prompt=question.prompt,
+                completion=question.completion,
+                k=HITS,
+                rerank="recompute",
+            ),
+        )
         for question in QUESTIONS
     )
     years = [_year(passage.metadata) for passage in passages]
