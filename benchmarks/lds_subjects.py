@@ -50,7 +50,7 @@ from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.indexer.sources import Shard, Source, TensorSource
 from wherefrom.records import Document
 from wherefrom.store import InputRecord
-from wherefrom.store.manifest import ColumnType
+from wherefrom.store.manifest_parts import ColumnType
 
 __all__ = ["Subject", "demo", "digits", "small_lm"]
 

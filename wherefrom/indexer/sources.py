@@ -21,7 +21,7 @@ from wherefrom.records import Document
 from wherefrom.store import InputRecord
 
 if TYPE_CHECKING:
-    from wherefrom.store.manifest import ColumnType
+    from wherefrom.store.manifest_parts import ColumnType
 
 __all__ = ["Shard", "Source", "TensorSource", "TextSource", "disjoint_samples", "sample"]
 

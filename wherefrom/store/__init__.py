@@ -13,6 +13,7 @@ An index is a directory::
 
 from __future__ import annotations
 
+from wherefrom.records import Bits
 from wherefrom.store.accelerators import (
     Accelerator,
     build_accelerator,
@@ -30,12 +31,12 @@ from wherefrom.store.durable import (
     write_bytes_atomically,
 )
 from wherefrom.store.filters import Condition, Where, parse_where, parse_wheres
-from wherefrom.store.manifest import (
+from wherefrom.store.manifest import Manifest
+from wherefrom.store.manifest_parts import (
     AcceleratorKind,
     AcceleratorRecord,
     AdapterRecord,
     BackgroundRecord,
-    Bits,
     ChoiceRecord,
     CorpusRecord,
     CurvatureRecord,
@@ -43,7 +44,6 @@ from wherefrom.store.manifest import (
     FidelityRecord,
     InputRecord,
     LayerRecord,
-    Manifest,
     ModelRecord,
     ObjectiveRecord,
     ScanRecord,

@@ -20,7 +20,7 @@ from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.faiss_index import FAISS_DIRECTORY, build_faiss, open_faiss
 from wherefrom.store.lance_index import LANCE_DIRECTORY, build_lance, lance_files, open_lance
-from wherefrom.store.manifest import AcceleratorKind, AcceleratorRecord
+from wherefrom.store.manifest_parts import AcceleratorKind, AcceleratorRecord
 
 __all__ = [
     "Accelerator",

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from wherefrom.store.manifest import Bits
+from wherefrom.records import Bits
 
 __all__ = ["CodeFormat"]
 

@@ -10,7 +10,7 @@ import math
 
 import pyarrow as pa
 
-from wherefrom.store.manifest import ColumnType
+from wherefrom.store.manifest_parts import ColumnType
 
 __all__ = ["ARROW_TYPES", "fit_value", "metadata_column"]
 

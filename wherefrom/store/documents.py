@@ -19,18 +19,13 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from wherefrom.errors import IndexExistsError, IntegrityError, StorageError
-from wherefrom.records import Document
+from wherefrom.records import Bits, Document
 from wherefrom.store.directory import TABLE_DIRECTORY, TABLE_NAME
 from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.filters import Where, compile_where
 from wherefrom.store.layout import TableLayout
-from wherefrom.store.manifest import (
-    Bits,
-    ColumnType,
-    InputRecord,
-    Manifest,
-    StoreRecord,
-)
+from wherefrom.store.manifest import Manifest
+from wherefrom.store.manifest_parts import ColumnType, InputRecord, StoreRecord
 from wherefrom.store.quantise import quantise
 from wherefrom.store.rows import StoredRows, stored_columns
 

@@ -30,7 +30,7 @@ from wherefrom.store.float32 import (
     power_of_two,
     scaled_rows,
 )
-from wherefrom.store.manifest import AcceleratorKind, AcceleratorRecord
+from wherefrom.store.manifest_parts import AcceleratorKind, AcceleratorRecord
 
 __all__ = ["FAISS_DIRECTORY", "FaissIndex", "build_faiss", "open_faiss"]
 

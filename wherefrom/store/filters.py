@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from wherefrom.errors import FilterError
 from wherefrom.records import MetadataValue
 from wherefrom.store.columns import fit_value, metadata_column
-from wherefrom.store.manifest import ColumnType
+from wherefrom.store.manifest_parts import ColumnType
 
 if TYPE_CHECKING:
     from lancedb.expr import Expr

@@ -40,7 +40,7 @@ from wherefrom.store.float32 import (
     scaled_rows,
     with_norms,
 )
-from wherefrom.store.manifest import AcceleratorRecord
+from wherefrom.store.manifest_parts import AcceleratorRecord
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable

@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wherefrom.errors import CorpusError
-from wherefrom.records import Document, MetadataValue
+from wherefrom.records import Bits, Document, MetadataValue
 from wherefrom.store.codes import CodeFormat
 from wherefrom.store.columns import ARROW_TYPES, fit_value, metadata_column
 from wherefrom.store.digests import DIGEST_SIZE, content_hash, row_digests, utf8
-from wherefrom.store.manifest import Bits, ColumnType, InputRecord
+from wherefrom.store.manifest_parts import ColumnType, InputRecord
 from wherefrom.store.quantise import Quantised
 
 __all__ = ["TableLayout"]

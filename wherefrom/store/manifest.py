@@ -25,18 +25,12 @@ from wherefrom.store.directory import (
 )
 from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes_atomically
 from wherefrom.store.manifest_parts import (
-    MAX_SKIPPED_LISTED,
-    AcceleratorKind,
     AcceleratorRecord,
-    AdapterRecord,
     BackgroundRecord,
-    Bits,
-    ChoiceRecord,
     ColumnType,
     CorpusRecord,
     CurvatureRecord,
     EncoderRecord,
-    FidelityRecord,
     InputRecord,
     LayerRecord,
     ModelRecord,
@@ -44,31 +38,9 @@ from wherefrom.store.manifest_parts import (
     Record,
     ScanRecord,
     StoreRecord,
-    TriedRecord,
 )
 
-__all__ = [
-    "MAX_SKIPPED_LISTED",
-    "AcceleratorKind",
-    "AcceleratorRecord",
-    "AdapterRecord",
-    "BackgroundRecord",
-    "Bits",
-    "ChoiceRecord",
-    "ColumnType",
-    "CorpusRecord",
-    "CurvatureRecord",
-    "EncoderRecord",
-    "FidelityRecord",
-    "InputRecord",
-    "LayerRecord",
-    "Manifest",
-    "ModelRecord",
-    "ObjectiveRecord",
-    "ScanRecord",
-    "StoreRecord",
-    "TriedRecord",
-]
+__all__ = ["Manifest"]
 
 _DIGEST = "sha256"
 
@@ -83,7 +55,7 @@ class Manifest(Record):
         inputs: Only for indexes over tensor examples.
         background: What scores of unrelated pairs look like.
         accelerators: The vector indexes made from the table.
-        seconds_per_document: Time that the build took for a position's gradient.
+        seconds_per_document: What one document of average length takes to be scored exactly, alone.
         versions: Versions of wherefrom and of the libraries that built the index.
         replay: The command that builds it again.
         warnings: What the build warned of.

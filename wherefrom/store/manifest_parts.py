@@ -17,7 +17,6 @@ __all__ = [
     "AcceleratorRecord",
     "AdapterRecord",
     "BackgroundRecord",
-    "Bits",
     "ChoiceRecord",
     "ColumnType",
     "CorpusRecord",

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wherefrom.records import Bits
 from wherefrom.store.codes import CodeFormat
-from wherefrom.store.manifest import Bits
 
 __all__ = ["ROUNDING", "Quantised", "few_bits", "quantise", "row_norms"]
 

@@ -24,7 +24,7 @@ from wherefrom.store.codes import CodeFormat
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, storage_errors
-from wherefrom.store.manifest import ScanRecord
+from wherefrom.store.manifest_parts import ScanRecord
 from wherefrom.store.quantise import ROUNDING, Quantised, few_bits, row_norms
 from wherefrom.store.rows import StoredRows
 
