@@ -225,11 +225,13 @@ def _rotated(
 
 
 def rotation_by_the_transpose(patch: pytest.MonkeyPatch) -> None:
-    transposed: dict[int, Tensor] = {}  # Layers that share an input share its eigenvectors.
+    # Layers that share an input share its eigenvectors. The originals are kept as well: the id of one
+    # that is gone may come back for another.
+    transposed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def change(pair: LayerPair, basis: Eigenbasis) -> tuple[LayerPair, Eigenbasis]:
-        q_in = transposed.setdefault(id(basis.q_in), basis.q_in.T.contiguous())
-        return pair, Eigenbasis(q_in, basis.q_out.T.contiguous())
+        kept = transposed.setdefault(id(basis.q_in), (basis.q_in, basis.q_in.T.contiguous()))
+        return pair, Eigenbasis(kept[1], basis.q_out.T.contiguous())
 
     _rotated(patch, change)
 
