@@ -225,8 +225,8 @@ def _rotated(
 
 
 def rotation_by_the_transpose(patch: pytest.MonkeyPatch) -> None:
-    # Layers that share an input share its eigenvectors. The originals are kept as well: the id of one
-    # that is gone may come back for another.
+    # Layers that share an input share its eigenvectors. The originals are kept as well: the id of
+    # one that is gone may come back for another.
     transposed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def change(pair: LayerPair, basis: Eigenbasis) -> tuple[LayerPair, Eigenbasis]:
