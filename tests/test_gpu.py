@@ -33,7 +33,7 @@ def test_a_gpu_builds_and_answers_as_a_cpu_does(tmp_path: Path, encoder: str) ->
         scores[device] = [index.scores(question, tier=tier) for tier in ("exact", "stored")]
         again = wf.open(
             tmp_path / device,
-            model=index._model().extractor.model,
+            model=index.asker.extractor.model,
             device=device,
             objective=wf.CausalLM(tiny_tokenizer()),
         )

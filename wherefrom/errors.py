@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "CorpusError",
     "CurvatureError",
+    "EvaluationError",
     "FilterError",
     "IndexExistsError",
     "IntegrityError",
@@ -38,6 +39,10 @@ class ModelError(WherefromError):
 
 class CurvatureError(WherefromError):
     """A curvature cannot be fitted or does not serve this objective."""
+
+
+class EvaluationError(WherefromError):
+    """An evaluation is not possible or would not be sound (too few subsets, chance runs, ...)."""
 
 
 class QueryError(WherefromError):

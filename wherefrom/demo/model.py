@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -114,6 +116,7 @@ def train_model(
     seed: int,
     progress: Progress,
     recipe: Recipe = RECIPE,
+    members: NDArray[np.bool_] | None = None,
 ) -> LlamaForCausalLM:
     """Trains a Llama-style causal language model from scratch.
 
@@ -126,6 +129,9 @@ def train_model(
         seed: Decides the first weights and the order of the batches.
         progress: Called after every step.
         recipe: Sizes and schedule.
+        members: Which of the documents to train on, ``[document]``; all by default. They come in
+            the order that all documents have with that seed, so that models of two subsets differ
+            by their members and as little as possible by chance.
 
     Returns:
         The model, in evaluation mode.
@@ -137,13 +143,14 @@ def train_model(
     sequences = _encode(documents, tokenizer, recipe.context)
     generator = torch.Generator().manual_seed(seed)
     model = new_model(len(tokenizer), recipe, seed)
-    steps = recipe.epochs * math.ceil(len(sequences) / recipe.batch_size)
+    kept = np.ones(len(sequences), np.bool_) if members is None else members
+    steps = recipe.epochs * math.ceil(int(kept.sum()) / recipe.batch_size)
     optimizer = _new_optimizer(model, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe))
     model.train()
     step = 0
     for _ in range(recipe.epochs):
-        for batch in _shuffled_batches(sequences, recipe.batch_size, generator):
+        for batch in _shuffled_batches(sequences, kept, recipe.batch_size, generator):
             loss = _token_losses(model, batch).mean()
             if not torch.isfinite(loss):
                 raise ModelError(
@@ -305,15 +312,19 @@ def _rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def _shuffled_batches(
-    sequences: Sequence[Tensor], batch_size: int, generator: torch.Generator
+    sequences: Sequence[Tensor],
+    members: NDArray[np.bool_],
+    batch_size: int,
+    generator: torch.Generator,
 ) -> Iterator[list[Tensor]]:
     """One epoch; sequences of like length share a batch, which saves padding."""
-    order = torch.randperm(len(sequences), generator=generator).tolist()
+    drawn = torch.randperm(len(sequences), generator=generator)
+    order = drawn[torch.from_numpy(members)[drawn]].tolist()
     pool = 16 * batch_size
     batches = []
     for start in range(0, len(order), pool):
-        drawn = sorted(order[start : start + pool], key=lambda place: len(sequences[place]))
-        batches += [drawn[first : first + batch_size] for first in range(0, len(drawn), batch_size)]
+        like = sorted(order[start : start + pool], key=lambda place: len(sequences[place]))
+        batches += [like[first : first + batch_size] for first in range(0, len(like), batch_size)]
     for number in torch.randperm(len(batches), generator=generator).tolist():
         yield [sequences[place] for place in batches[number]]
 

@@ -98,7 +98,26 @@ class Index:
         Raises:
             ModelError: The index was opened without its model.
         """
-        return self._model().encoder.curvature
+        return self.asker.encoder.curvature
+
+    @property
+    def asker(self) -> Asker:
+        """The model side: model, objective, layers, encoder.
+
+        Raises:
+            ModelError: The index was opened without its model.
+        """
+        if self._asker is None:
+            raise ModelError(
+                f"{self.path} was built from a model in memory, which it cannot load by itself; "
+                "open it with wf.open(path, model=your_model)"
+            )
+        return self._asker
+
+    @property
+    def table(self) -> DocumentTable:
+        """The stored documents."""
+        return self._table
 
     def query(
         self,
@@ -200,7 +219,7 @@ class Index:
         Raises:
             QueryError: A question is not well formed.
         """
-        asked = list(questions(self._model(), self.manifest.inputs, queries))
+        asked = self.questions(queries)
         return self._respond(asked, QueryOptions(**options)) if asked else []
 
     def sweep_damping(
@@ -264,7 +283,7 @@ class Index:
 
         ``index.vectors() @ index.encode(queries).T / len(index)`` are the stored scores.
         """
-        asked = list(questions(self._model(), self.manifest.inputs, queries))
+        asked = self.questions(queries)
         if not asked:
             return np.empty((0, self.manifest.encoder.dimension), np.float32)
         encoded = self._responder.encoded(asked, QueryOptions(damping=damping))
@@ -276,6 +295,14 @@ class Index:
         for positions, rows in row_blocks(self._table):
             out[positions] = rows.vectors
         return out
+
+    def questions(self, queries: Queries) -> list[Question]:
+        """What is differentiated for each query.
+
+        Raises:
+            QueryError: A query is not well formed or of the wrong kind for the index.
+        """
+        return list(questions(self.asker.extractor.objective, self.manifest.inputs, queries))
 
     def doc_ids(self) -> list[str]:
         """Ids of all documents, in the order of the index."""
@@ -299,8 +326,8 @@ class Index:
             return self._stored_scores(self.encode(queries, damping=damping))
         if tier != "exact":
             raise QueryError(f"tier={tier!r} is unknown; give 'exact' or 'stored'")
-        asker = self._model()
-        asked = list(questions(asker, self.manifest.inputs, queries))
+        asker = self.asker
+        asked = self.questions(queries)
         if not asked:
             return np.empty((0, len(self)))
         curvature = asker.encoder.curvature
@@ -327,22 +354,14 @@ class Index:
         """
         if self.manifest.curvature.whitened and self.manifest.encoder.reduce != "energy":
             return np.square(self._scan.whole) * self.manifest.scale
-        asker = self._model()
+        asker = self.asker
         documents = document_batches(self._table, asker.extractor)
         found = energies(asker.extractor, asker.encoder.curvature, documents, len(self))
         return found * self.manifest.scale
 
-    def _model(self) -> Asker:
-        if self._asker is None:
-            raise ModelError(
-                f"{self.path} was built from a model in memory, which it cannot load by itself; "
-                "open it with wf.open(path, model=your_model)"
-            )
-        return self._asker
-
     @cached_property
     def _responder(self) -> Responder:
-        return Responder(self.path, self.manifest, self._table, self._scan, self._model())
+        return Responder(self.path, self.manifest, self._table, self._scan, self.asker)
 
     @cached_property
     def _accelerators(self) -> Accelerators:
@@ -353,7 +372,7 @@ class Index:
         return self._responder.respond(asked, options, accelerator)
 
     def _question(self, **asked: Unpack[Asked]) -> Question:
-        return ask(self._model(), self.manifest.inputs, **asked)
+        return ask(self.asker.extractor.objective, self.manifest.inputs, **asked)
 
     def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         out = np.empty((len(vectors), len(self)))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wherefrom.errors import QueryError
 from wherefrom.gradients.batches import Batch, stack_examples
-from wherefrom.gradients.objectives import TextObjective
+from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.query.asker import Asker
 from wherefrom.records import Query, QuerySet, Reduce
 from wherefrom.store import InputRecord
@@ -96,7 +96,7 @@ class EncodedQuestion:
 
 
 def ask(
-    asker: Asker,
+    objective: Objective,
     record: InputRecord | None,
     *,
     prompt: str | None = None,
@@ -110,7 +110,7 @@ def ask(
     """The question of one call: a completion, one example, or several reduced to one.
 
     Args:
-        asker: Whose model is asked.
+        objective: Bound to the model that is asked.
         record: Shape of tensor examples, in indexes over them.
         prompt: What the model was given.
         completion: What it said.
@@ -134,51 +134,57 @@ def ask(
         if contrast is not None:
             raise QueryError("contrast= goes with one query; give wf.Query(..., contrast=...)")
         if isinstance(queries, QuerySet):
-            return _one_question(asker, record, queries)
-        return _reduced(list(questions(asker, record, queries)), reduce)
+            return _one_question(objective, record, queries)
+        return _reduced(list(questions(objective, record, queries)), reduce)
     if text:
         if completion is None:
             raise QueryError("completion= is missing; give the text whose origin is asked for")
         if contrast is not None and not isinstance(contrast, str):
             raise QueryError(f"contrast= is a {type(contrast).__name__}; give another completion")
-        return _one_question(asker, record, Query(prompt or "", completion, contrast))
+        return _one_question(objective, record, Query(prompt or "", completion, contrast))
     if inputs is None or target is None:
         raise QueryError("inputs= and target= go together")
     if isinstance(contrast, str):
         raise QueryError("contrast= is text; give another target")
-    (question,) = questions(asker, record, (inputs[None], torch.as_tensor(target)[None]))
+    (question,) = questions(objective, record, (inputs[None], torch.as_tensor(target)[None]))
     if contrast is None:
         return question
-    (other,) = questions(asker, record, (inputs[None], torch.as_tensor(contrast)[None]))
+    (other,) = questions(objective, record, (inputs[None], torch.as_tensor(contrast)[None]))
     return Question(None, (*question.terms, *_weighted(other, -1.0)))
 
 
-def questions(asker: Asker, record: InputRecord | None, queries: Queries) -> Iterator[Question]:
+def questions(
+    objective: Objective, record: InputRecord | None, queries: Queries
+) -> Iterator[Question]:
     """One question a query.
+
+    Args:
+        objective: Bound to the model that is asked.
+        record: Shape of tensor examples; ``None`` for text.
+        queries: Text queries, sets of them, or ``(inputs, targets)`` tensors.
 
     Raises:
         QueryError: A query is not well formed or of the wrong kind for the index.
     """
     if isinstance(queries, tuple) and len(queries) == 2 and isinstance(queries[0], Tensor):
-        yield from _examples(asker, record, *queries)
+        yield from _examples(record, *queries)
         return
     if isinstance(queries, (Query, QuerySet)):
         raise QueryError("queries are a single one; give a list: [query]")
     for query in queries:
-        yield _one_question(asker, record, query)
+        yield _one_question(objective, record, query)
 
 
-def _one_question(asker: Asker, record: InputRecord | None, query: object) -> Question:
+def _one_question(objective: Objective, record: InputRecord | None, query: object) -> Question:
     """The question of a text query or of a set of them.
 
     Raises:
         QueryError: It is not well formed, or the index holds tensors.
     """
-    objective = asker.extractor.objective
     if record is not None or not isinstance(objective, TextObjective):
         raise QueryError("this index holds tensors; ask with inputs and targets")
     if isinstance(query, QuerySet):
-        members = [_one_question(asker, record, member) for member in query.queries]
+        members = [_one_question(objective, record, member) for member in query.queries]
         return replace(_reduced(members, query.reduce), asked=query)
     if not isinstance(query, Query):
         raise QueryError(f"a query is a {type(query).__name__}; give wf.Query or tensors")
@@ -214,7 +220,7 @@ def encode(asker: Asker, question: Question, damping: float | None) -> EncodedQu
 
 
 def _examples(
-    asker: Asker, record: InputRecord | None, inputs: Tensor, targets: Tensor
+    record: InputRecord | None, inputs: Tensor, targets: Tensor
 ) -> Iterator[Question]:
     if record is None:
         raise QueryError("this index holds text; ask with wf.Query(prompt, completion)")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from subjects import DOCUMENTS, LeastSquares, least_squares, regression, tensors, train_rows
+from torch import nn
+
+from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.measurement import Measurement
+from wherefrom.evaluation.retraining import Outcomes, Retrainer, random_halves
+from wherefrom.evaluation.trainers import FunctionTrainer, Run
+
+SEEDS = (0, 3)
+
+
+def retrainer(trainer: object, cache: Path | None = None, **options: object) -> Retrainer:
+    subject = regression()
+    measurement = Measurement(subject.extractor.objective, subject.questions)
+    return Retrainer(trainer, measurement, subject.digest, cache=cache, **options)
+
+
+def by_hand(members: np.ndarray, seed: int) -> np.ndarray:
+    """Log-likelihood of unit variance of the queries, under numpy's least squares."""
+    x, y = (part.numpy() for part in tensors(DOCUMENTS, 0))
+    asked, answers = (part.numpy() for part in tensors(3, 1))
+    slope = np.linalg.lstsq(x[members], y[members, 0] + 0.01 * seed, rcond=None)[0]
+    errors = answers[:, 0] - asked @ slope
+    return -0.5 * errors**2 - 0.5 * np.log(2 * np.pi)
+
+
+def test_outcomes_are_what_retrained_models_say() -> None:
+    halves = random_halves(DOCUMENTS, 6, 0)
+    outcomes = retrainer(LeastSquares()).outcomes(halves, SEEDS)
+    assert outcomes.nats.shape == (6, 2, 3)
+    for subset, seed in np.ndindex(6, 2):
+        expected = by_hand(halves[subset], SEEDS[seed])
+        assert outcomes.nats[subset, seed] == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_finished_run_is_never_made_again(tmp_path: Path) -> None:
+    halves = random_halves(DOCUMENTS, 6, 0)
+    first = LeastSquares()
+    outcomes = retrainer(first, tmp_path).outcomes(halves, SEEDS)
+    assert len(first.trained) == 6 * 2 + 1  # one is made twice
+    again = LeastSquares()
+    more = retrainer(again, tmp_path).outcomes(np.concatenate([halves, ~halves[:1]]), SEEDS)
+    assert len(again.trained) == 2
+    assert np.array_equal(more.nats[:6], outcomes.nats)
+
+
+def test_an_interrupted_call_goes_on(tmp_path: Path) -> None:
+    halves = random_halves(DOCUMENTS, 8, 0)
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retrainer(LeastSquares(), tmp_path, progress=stop).outcomes(halves, (0,))
+    (path,) = tmp_path.iterdir()
+    with path.open("a") as file:
+        file.write('{"run": "torn')
+    rest = LeastSquares()
+    found = retrainer(rest, tmp_path).outcomes(halves, (0,))
+    assert len(rest.trained) == 1
+    assert found.nats == pytest.approx(retrainer(LeastSquares()).outcomes(halves, (0,)).nats)
+    assert b"torn" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("line", ["{}", "no json", '{"run": "a", "repeated": true, "nats": [1]}'])
+def test_a_damaged_ledger_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+    path = retrainer(LeastSquares(), tmp_path).path
+    path.write_text(line + "\n")
+    with pytest.raises(EvaluationError, match=f"{path.name}, line 1 holds no retraining"):
+        retrainer(LeastSquares(), tmp_path)
+
+
+def test_ledgers_differ_by_recipe_questions_and_documents() -> None:
+    subject = regression()
+    objective, questions = subject.extractor.objective, subject.questions
+    other = LeastSquares()
+    other.recipe = "another"
+    keys = {
+        Retrainer(trainer, Measurement(objective, asked), digest).key
+        for trainer, asked, digest in (
+            (LeastSquares(), questions, subject.digest),
+            (other, questions, subject.digest),
+            (LeastSquares(), questions[::-1], subject.digest),
+            (LeastSquares(), questions[:2], subject.digest),
+            (LeastSquares(), questions, "other documents"),
+        )
+    }
+    assert len(keys) == 5
+
+
+def test_chance_that_no_seed_decides_is_found() -> None:
+    with pytest.raises(EvaluationError, match="not deterministic; take all chance"):
+        retrainer(LeastSquares(drift=1e-3)).outcomes(random_halves(DOCUMENTS, 2, 0), (0,))
+
+
+def test_workers_find_the_same(tmp_path: Path) -> None:
+    halves = random_halves(DOCUMENTS, 5, 0)
+    alone = retrainer(FunctionTrainer(train_rows)).outcomes(halves, SEEDS)
+    shared = retrainer(FunctionTrainer(train_rows), tmp_path, workers=2).outcomes(halves, SEEDS)
+    # Another process may align memory otherwise, and LAPACK's last bits depend on that.
+    assert shared.nats == pytest.approx(alone.nats, rel=1e-12)
+    assert alone.nats[0, 0] == pytest.approx(by_hand(halves[0], 0))
+
+
+def test_a_function_is_known_by_its_source() -> None:
+    assert "def train_rows" in FunctionTrainer(train_rows).recipe
+    assert FunctionTrainer(train_rows, "mine").recipe == "mine"
+    with pytest.raises(EvaluationError, match="name what it does"):
+        FunctionTrainer(int)
+
+
+def test_a_function_must_return_a_module() -> None:
+    trainer = FunctionTrainer(lambda members, seed: "model", "wrong")
+    with pytest.raises(EvaluationError, match="returned a str; return the trained"):
+        next(trainer.train([Run(np.ones(3, np.bool_), 0)]))
+
+
+def test_a_diverged_model_is_named() -> None:
+    def diverged(members: np.ndarray, seed: int) -> nn.Module:
+        module = least_squares(*tensors(DOCUMENTS, 0))
+        with torch.no_grad():
+            module.weight.fill_(torch.inf)
+        return module
+
+    with pytest.raises(EvaluationError, match="query 0 is not finite: its training diverged"):
+        retrainer(FunctionTrainer(diverged)).outcomes(random_halves(DOCUMENTS, 1, 0), (0,))
+
+
+def test_noise_is_the_standard_error_over_seeds() -> None:
+    nats = np.random.default_rng(0).normal(size=(2, 4, 3))
+    outcomes = Outcomes(np.ones((2, 5), np.bool_), nats)
+    assert outcomes.noise() == pytest.approx(nats.std(1, ddof=1) / 2)
+    with pytest.raises(EvaluationError, match="one seed shows no noise"):
+        Outcomes(outcomes.members, nats[:, :1]).noise()
+
+
+@pytest.mark.parametrize("members", [np.ones(4, np.bool_), np.ones((0, 4), np.bool_)])
+def test_members_are_subsets_by_documents(members: np.ndarray) -> None:
+    with pytest.raises(EvaluationError, match=r"give \[subset, document\]"):
+        retrainer(LeastSquares()).outcomes(members, (0,))
+    with pytest.raises(EvaluationError, match="workers=0"):
+        retrainer(LeastSquares(), workers=0)

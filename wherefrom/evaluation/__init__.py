@@ -1,0 +1,1 @@
+"""Is the answer true? Influence scores set against retraining, and against simpler rankings."""
