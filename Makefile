@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: setup test test-slow lint demo bench clean
+.PHONY: setup test test-slow lint demo bench experiments clean
 
 setup: $(READY)
 
@@ -40,6 +40,9 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+
+experiments: $(READY)
+	$(BIN)/python -m benchmarks.experiments
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

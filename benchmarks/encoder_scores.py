@@ -17,13 +17,14 @@ from torch import Tensor
 
 from benchmarks.lds_subjects import Subject
 from benchmarks.logra import ProjectedGradients, Projections
-from benchmarks.rankings import spearman
-from benchmarks.retraining import Retrainings, datamodelling_scores, random_halves
 from wherefrom.curvature.ekfac import EKFAC
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.encoding.factory import make_encoder
 from wherefrom.encoding.stages import Stages
 from wherefrom.encoding.together import encode_together
+from wherefrom.evaluation.lds import datamodelling_scores
+from wherefrom.evaluation.retraining import Outcomes, random_halves
+from wherefrom.evaluation.statistics import spearman
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PseudoGradients, true_gradients
 from wherefrom.indexer.candidates import EncoderWish
@@ -181,7 +182,7 @@ class _Judge:
         self._retrainings = subject.retrainings
         self._exact = exact
         halves = random_halves(exact.shape[1], _HALVES, seed)
-        self._sums = Retrainings(halves, halves.astype(np.float64) @ exact.T, np.zeros(len(exact)))
+        self._sums = Outcomes(halves, (halves.astype(np.float64) @ exact.T)[:, None])
 
     def measured(
         self,

@@ -14,9 +14,8 @@ Everything that takes minutes is kept in a folder of the caller's, under names t
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -25,22 +24,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 import wherefrom as wf
-from benchmarks.retraining import (
-    MLPRecipe,
-    Retrainings,
-    TuningRecipe,
-    fine_tune,
-    log_likelihoods,
-    mlp_logits,
-    random_halves,
-    train_mlps,
-)
 from wherefrom.demo.corpus import held_out_passages, load_addresses, training_passages
 from wherefrom.demo.model import RECIPE, Recipe, load_or_train
+from wherefrom.evaluation.measurement import Measurement
+from wherefrom.evaluation.perceptrons import (
+    MLPRecipe,
+    PerceptronTrainer,
+    descend,
+    first_weights,
+    mlp_logits,
+)
+from wherefrom.evaluation.retraining import Outcomes, Retrainer, random_halves
+from wherefrom.evaluation.trainers import Run
+from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples, batches
 from wherefrom.gradients.extractor import GradientExtractor
@@ -48,6 +48,7 @@ from wherefrom.gradients.fisher import Fisher
 from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.objectives import Objective, TextObjective
 from wherefrom.indexer.sources import Shard, Source, TensorSource
+from wherefrom.query.questions import Question
 from wherefrom.records import Document
 from wherefrom.store import InputRecord
 from wherefrom.store.manifest_parts import ColumnType
@@ -64,7 +65,9 @@ _BASE = Recipe(
     vocabulary=2048, context=256, width=128, feed_forward=384, layers=3, heads=4, epochs=2
 )
 _BASE_PASSAGES, _BASE_WORDS = 3200, 64
-_TUNING = TuningRecipe()
+_TUNING = TuningRecipe(epochs=3, batch_size=16, learning_rate=1e-3)
+# Retrainings that are kept were filed under this name.
+_TUNING_NAME = "TuningRecipe(epochs=3, batch_size=16, learning_rate=0.001)"
 _TUNED_WORDS = 40
 _CENTURY = 1900
 
@@ -89,7 +92,7 @@ class Subject:
     documents: Examples
     queries: Examples
     fisher: Fisher
-    retrainings: Retrainings | None
+    retrainings: Outcomes | None
 
     def document_batches(self, size: int = 32) -> list[tuple[NDArray[np.int64], Batch]]:
         """The documents in batches, each with their positions."""
@@ -147,36 +150,56 @@ def digits(folder: Path, seed: int) -> Subject:
     order = np.random.default_rng(seed).permutation(len(targets))
     trained, asked = order[:_TRAINING_DIGITS], order[_TRAINING_DIGITS:]
     x, y = torch.from_numpy(inputs[trained]), torch.from_numpy(targets[trained])
-    whole = train_mlps(x, y, np.arange(len(trained))[None], _DIGITS, seed)
+    (whole,) = PerceptronTrainer(x, y, _DIGITS).train([Run(np.ones(len(x), np.bool_), seed)])
 
-    def retrained() -> Retrainings:
+    def retrained() -> Outcomes:
         halves = random_halves(len(trained), DIGIT_HALVES, seed)
         members = np.stack([np.flatnonzero(row) for row in halves]).repeat(DIGIT_MODELS, 0)
-        models = train_mlps(x, y, members, _DIGITS, DIGIT_HALVES + seed)
+        chosen = torch.from_numpy(members)
+        # One stream of random numbers for all models together: the figures that are kept were
+        # measured so.
+        generator = torch.Generator().manual_seed(DIGIT_HALVES + seed)
+        models = descend(
+            first_weights(len(chosen), _DIGITS.widths, generator),
+            x,
+            y,
+            lambda: chosen.gather(1, torch.rand(chosen.shape, generator=generator).argsort(1)),
+            _DIGITS,
+        )
         questions = torch.from_numpy(inputs[asked]).expand(len(members), -1, -1)
         answers = torch.from_numpy(targets[asked]).expand(len(members), -1).unsqueeze(2)
         nats = mlp_logits(models, questions).double().log_softmax(2).gather(2, answers)
-        return Retrainings.of(halves, nats.reshape(DIGIT_HALVES, DIGIT_MODELS, -1).numpy())
+        return Outcomes(halves, nats.reshape(DIGIT_HALVES, DIGIT_MODELS, -1).numpy())
 
     recipe = f"{_DIGITS} {_TRAINING_DIGITS} {DIGIT_HALVES} {DIGIT_MODELS}"
     return _subject(
         f"digits {seed}",
-        _extractor(_perceptron(whole), wf.Classification(), "linear"),
+        _extractor(whole, wf.Classification(), "linear"),
         TensorSource((x, y)),
         TensorExamples(inputs[asked], targets[asked], [f"query {i}" for i in asked]),
         "expected",
-        Retrainings.kept(folder / f"digits_seed{seed}.npz", recipe, retrained),
+        _kept(folder / f"digits_seed{seed}.npz", recipe, retrained),
     )
 
 
-def _perceptron(parameters: Sequence[Tensor]) -> nn.Sequential:
-    """The first model of parameters as ``train_mlps`` gives them."""
-    modules: list[nn.Module] = []
-    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        linear = nn.Linear(weight.shape[2], weight.shape[1])
-        linear.load_state_dict({"weight": weight[0], "bias": bias[0, 0]})
-        modules += [linear, nn.ReLU()]
-    return nn.Sequential(*modules[:-1]).eval()
+def _kept(path: Path, recipe: str, make: Callable[[], Outcomes]) -> Outcomes:
+    """What ``path`` holds, means over the models of a subset, or else what ``make`` gives.
+
+    Args:
+        path: Of a ``.npz`` file.
+        recipe: All that decides the result; what was kept under another is made anew.
+        make: Trains the models.
+    """
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["recipe"]) == recipe:
+                return Outcomes(stored["members"], stored["nats"][:, None])
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, members=made.members, nats=made.mean(), recipe=recipe)
+    partial.rename(path)
+    return Outcomes(made.members, made.mean()[:, None])
 
 
 def small_lm(folder: Path) -> Subject:
@@ -196,22 +219,20 @@ def small_lm(folder: Path) -> Subject:
     held_out = held_out_passages(late, passages, TUNED_QUERIES)
     documents = [_opening(passage, _TUNED_WORDS) for passage in passages]
     queries = [_opening(passage, _TUNED_WORDS) for passage in held_out]
-    sequences, questions = _tokens(tokenizer, documents), _tokens(tokenizer, queries)
+    objective = wf.CausalLM().bind(base, tokenizer)
+    tuner = FineTuner.of_texts(base, documents, tokenizer=tokenizer, recipe=_TUNING)
 
-    def tuned(members: NDArray[np.bool_]) -> LlamaForCausalLM:
-        model = copy.deepcopy(base)
-        fine_tune(model, sequences, members, _TUNING, seed=0)
-        return model
-
-    def retrained() -> Retrainings:
+    def retrained() -> Outcomes:
+        examples = TextExamples.of(queries, objective)
+        asked = [examples.batch(np.array([i])) for i in range(len(queries))]
+        measurement = Measurement(objective, [Question(None, ((1.0, batch),)) for batch in asked])
         halves = random_halves(len(documents), TUNED_HALVES, 0)
-        nats = [log_likelihoods(tuned(row), questions) for row in halves]
-        return Retrainings.of(halves, np.stack(nats)[:, None])
+        return Retrainer(tuner, measurement, texts, cache=folder).outcomes(halves, [0])
 
-    recipe = f"{_BASE} {_BASE_PASSAGES} {_BASE_WORDS} {_TUNING} {TUNED_HALVES}"
+    recipe = f"{_BASE} {_BASE_PASSAGES} {_BASE_WORDS} {_TUNING_NAME} {TUNED_HALVES}"
     texts = hashlib.sha256("\0".join(d.text for d in (*documents, *queries)).encode()).hexdigest()
-    retrainings = Retrainings.kept(folder / "lm.npz", f"{recipe} {texts}", retrained)
-    model = tuned(np.ones(len(documents), np.bool_))
+    retrainings = _kept(folder / "lm.npz", f"{recipe} {texts}", retrained)
+    (model,) = tuner.train([Run(np.ones(len(documents), np.bool_), 0)])
     return _language_subject("lm", model, tokenizer, documents, queries, retrainings)
 
 
@@ -233,11 +254,11 @@ def demo(folder: Path) -> Subject:
 
 def _language_subject(
     name: str,
-    model: LlamaForCausalLM,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
     documents: Sequence[Document],
     queries: Sequence[Document],
-    retrainings: Retrainings | None,
+    retrainings: Outcomes | None,
 ) -> Subject:
     objective = wf.CausalLM().bind(model, tokenizer)
     return _subject(
@@ -256,7 +277,7 @@ def _subject(
     source: Source,
     queries: Examples,
     fisher: Fisher,
-    retrainings: Retrainings | None,
+    retrainings: Outcomes | None,
 ) -> Subject:
     (whole,) = source.shards(len(source))
     return Subject(name, extractor, source, whole.examples, queries, fisher, retrainings)
@@ -274,11 +295,6 @@ def _second_half(passage: Document) -> Document:
     """The end of a passage, given its beginning: what the demo asks of held-out passages."""
     middle = passage.text.index(" ", len(passage.text) // 2)
     return Document.completion(passage.doc_id, passage.text[:middle], passage.text[middle:])
-
-
-def _tokens(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> list[Tensor]:
-    encoded = tokenizer([document.text for document in documents])["input_ids"]
-    return [torch.tensor(tokens) for tokens in encoded]
 
 
 def _quiet(phase: str, done: int, total: int | None) -> None:

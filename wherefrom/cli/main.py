@@ -25,6 +25,7 @@ _COMMANDS = {
     "query": "wherefrom.cli.query:query",
     "info": "wherefrom.cli.info:info",
     "accelerate": "wherefrom.cli.accelerate:accelerate",
+    "evaluate": "wherefrom.cli.evaluate:evaluate",
 }
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.statistics import Estimate
-from wherefrom.gradients.objectives.base import JSON
+
+if TYPE_CHECKING:
+    from wherefrom.gradients.objectives.base import JSON
 
 __all__ = ["SCHEMA", "Evidence", "Figure", "plain"]
 

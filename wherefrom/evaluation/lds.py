@@ -20,7 +20,8 @@ from wherefrom.evaluation.statistics import Scores, interval, rank_correlations
 __all__ = ["CEILING", "datamodelling_scores", "linear_datamodelling"]
 
 CEILING = "retraining, other seeds"
-"""What one half of the seeds foretells of the other: no score can be expected to do better."""
+"""What one half of the seeds foretells of the other. Where that is c, perfect scores reach about
+sqrt(2c / (1 + c)) of the mean over all seeds: chance is foretold by nothing."""
 
 
 def datamodelling_scores(scores: Scores, outcomes: Outcomes) -> NDArray[np.float64]:

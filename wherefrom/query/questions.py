@@ -219,9 +219,7 @@ def encode(asker: Asker, question: Question, damping: float | None) -> EncodedQu
     )
 
 
-def _examples(
-    record: InputRecord | None, inputs: Tensor, targets: Tensor
-) -> Iterator[Question]:
+def _examples(record: InputRecord | None, inputs: Tensor, targets: Tensor) -> Iterator[Question]:
     if record is None:
         raise QueryError("this index holds text; ask with wf.Query(prompt, completion)")
     expected = tuple(record.shape)

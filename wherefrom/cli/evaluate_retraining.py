@@ -1,0 +1,238 @@
+"""Evaluations that train the model again: ``lds``, ``loo`` and ``counterfactual``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wherefrom.cli.evaluate_options import (
+    Asked,
+    Compared,
+    Opened,
+    Retrained,
+    Shown,
+    asked_options,
+    compared_options,
+    numbers,
+    opened_options,
+    retrained_options,
+    seed_option,
+    shown_options,
+)
+from wherefrom.cli.evaluate_report import evaluating, resumable, show_evidence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wherefrom.evaluation.statistics import Scores
+
+__all__ = ["counterfactual", "lds", "loo"]
+
+_INDEX = click.argument("index", type=click.Path(path_type=Path))
+
+
+@click.command(short_help="Do sums of scores rank models trained on halves of the documents?")
+@_INDEX
+@asked_options
+@click.option(
+    "--subsets",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many random halves of the documents to train on; at least 20.",
+)
+@retrained_options
+@compared_options
+@opened_options
+@seed_option
+@shown_options
+def lds(
+    index: Path,
+    asked: Asked,
+    subsets: int,
+    retrained: Retrained,
+    compared: Compared,
+    opened: Opened,
+    seed: int,
+    shown: Shown,
+) -> None:
+    """Linear datamodeling score of INDEX: train on random halves, compare with sums of scores.
+
+    The rank correlation, mean over queries, of what models trained on random halves of the
+    documents say with the sums of scores over these halves. `retraining, other seeds` is what
+    chance leaves possible.
+    """
+    asked.require()
+    retrained.require(opened)
+    with evaluating(shown) as progress:
+        from wherefrom.cli.evaluate_subject import prepare
+        from wherefrom.evaluation.lds import linear_datamodelling
+        from wherefrom.evaluation.retraining import random_halves, require_subsets
+
+        require_subsets(subsets)
+        work = prepare(index, asked, opened, compared, seed)
+        retrainer = work.retrainer(opened, retrained, progress)
+        halves = random_halves(len(work.subject), subsets, seed)
+        with resumable(retrainer):
+            outcomes = retrainer.outcomes(halves, range(retrained.seeds))
+        evidence = linear_datamodelling(
+            work.scores, outcomes, subject=work.subject.name, reference=work.reference, seed=seed
+        )
+    show_evidence(evidence, shown)
+
+
+@click.command(short_help="Do scores foretell what training without documents does?")
+@_INDEX
+@asked_options
+@click.option(
+    "--groups",
+    type=click.IntRange(min=1),
+    default=25,
+    show_default=True,
+    metavar="N",
+    help="How many documents, or groups of them, to leave out, one at a time.",
+)
+@click.option(
+    "--group-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Documents in a group.",
+)
+@click.option(
+    "--choose",
+    type=click.Choice(["random", "largest"]),
+    default="random",
+    show_default=True,
+    help="Which documents: drawn at random, or those of the largest scores of either sign, whose "
+    "effect chance hides least.",
+)
+@retrained_options
+@compared_options
+@opened_options
+@seed_option
+@shown_options
+def loo(
+    index: Path,
+    asked: Asked,
+    groups: int,
+    group_size: int,
+    choose: str,
+    retrained: Retrained,
+    compared: Compared,
+    opened: Opened,
+    seed: int,
+    shown: Shown,
+) -> None:
+    """Leave-one-out of INDEX: train without a document, or a group, and compare with scores.
+
+    Correlations of measured with predicted changes, mean over queries. `noise` is what the measured
+    changes differ by between seeds alone.
+    """
+    asked.require()
+    retrained.require(opened)
+    if choose == "largest" and group_size > 1:
+        raise click.UsageError("--choose largest takes single documents; leave --group-size out")
+    with evaluating(shown) as progress:
+        from wherefrom.cli.evaluate_subject import prepare
+        from wherefrom.evaluation.agreement import require_changes
+        from wherefrom.evaluation.leave_out import leave_out
+
+        require_changes(groups)
+        work = prepare(index, asked, opened, compared, seed)
+        retrainer = work.retrainer(opened, retrained, progress)
+        left_out = _groups(work.own, groups, group_size, choose, seed)
+        with resumable(retrainer):
+            evidence = leave_out(
+                work.scores,
+                left_out,
+                retrainer,
+                range(retrained.seeds),
+                subject=work.subject.name,
+                reference=work.reference,
+            )
+    show_evidence(evidence, shown)
+
+
+@click.command(short_help="What is lost by training without a query's top documents?")
+@_INDEX
+@asked_options
+@click.option(
+    "-k",
+    callback=numbers,
+    default="10",
+    show_default=True,
+    metavar="LIST",
+    help="How many documents to remove, as 10,50.",
+)
+@click.option("--opponents", is_flag=True, help="Remove the documents scored lowest, too.")
+@click.option(
+    "--random-draws",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Random sets of each size to remove in comparison.",
+)
+@retrained_options
+@compared_options
+@opened_options
+@seed_option
+@shown_options
+def counterfactual(
+    index: Path,
+    asked: Asked,
+    k: tuple[int, ...],
+    opponents: bool,
+    random_draws: int,
+    retrained: Retrained,
+    compared: Compared,
+    opened: Opened,
+    seed: int,
+    shown: Shown,
+) -> None:
+    """The receipt of an answer of INDEX: remove a query's top documents and train again.
+
+    The measured change of what the model says, against removing as many random documents and the
+    top documents of simpler rankings.
+    """
+    asked.require()
+    retrained.require(opened)
+    with evaluating(shown) as progress:
+        from wherefrom.cli.evaluate_subject import prepare
+        from wherefrom.evaluation.counterfactual import removals
+
+        work = prepare(index, asked, opened, compared, seed)
+        retrainer = work.retrainer(opened, retrained, progress)
+        with resumable(retrainer):
+            evidence = removals(
+                work.scores,
+                retrainer,
+                subject=work.subject.name,
+                k=k,
+                seeds=range(retrained.seeds),
+                opponents=opponents,
+                random_draws=random_draws,
+                seed=seed,
+            )
+    show_evidence(evidence, shown)
+    if not shown.as_json:
+        from wherefrom.cli.render import terminal
+        from wherefrom.evaluation.receipts import receipt
+
+        terminal(shown.width).print(f"\n{receipt(evidence)}")
+
+
+def _groups(own: Scores, count: int, size: int, choose: str, seed: int) -> NDArray[np.bool_]:
+    from wherefrom.cli.evaluate_subject import choose_documents
+    from wherefrom.evaluation.leave_out import one_document_each, random_groups
+
+    documents = own.shape[1]
+    if size > 1:
+        return random_groups(documents, count, size, seed)
+    return one_document_each(documents, choose_documents(own, count, choose, seed))

@@ -1,0 +1,105 @@
+"""How models are trained again: a function in a file of the user's, or fine-tuning of a base."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wherefrom.cli.evaluate_options import Opened, Retrained
+from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.subject import Subject
+from wherefrom.evaluation.trainers import FunctionTrainer, Trainer
+from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
+from wherefrom.gradients.models import load_model
+from wherefrom.query.index import Index
+
+__all__ = ["trainer_of", "user_function"]
+
+
+def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrained) -> Trainer:
+    """Who trains models like an index's: a function of the user's, or fine-tuning of the base.
+
+    Raises:
+        EvaluationError: Options contradict each other, or the function cannot be used.
+        ModelError: The base cannot be loaded.
+    """
+    adapter = index.manifest.model.adapter is not None
+    if retrained.train is not None:
+        if opened.base_model is not None and not adapter:
+            raise EvaluationError(
+                "--base-model is fine-tuned where --train is not given; leave one of them out"
+            )
+        file, _, name = retrained.train.rpartition(":")
+        code = Path(file).read_text(encoding="utf-8")
+        return FunctionTrainer(user_function(retrained.train), f"{name} of {code}")
+    if opened.base_model is None:
+        raise EvaluationError("nothing says how to train; give --train or --base-model")
+    given: dict[str, Any] = {
+        "epochs": retrained.epochs,
+        "batch_size": retrained.batch_size,
+        "learning_rate": retrained.learning_rate,
+    }
+    return FineTuner(
+        _fresh_adapter(index, opened.base_model, opened.device) if adapter else opened.base_model,
+        subject.extractor.objective,
+        subject.documents,
+        TuningRecipe(**{name: value for name, value in given.items() if value is not None}),
+        device=opened.device,
+    )
+
+
+def user_function(reference: str) -> Callable[..., Any]:
+    """The function that ``FILE.py:FUNCTION`` names; its file is run, under its own name.
+
+    Raises:
+        EvaluationError: It cannot be run, or has no such function.
+    """
+    file, _, name = reference.rpartition(":")
+    path = Path(file).resolve()
+    # Processes that train beside this one find the function under the same name.
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        module = import_module(path.stem)
+    except Exception as error:
+        raise EvaluationError(
+            f"{file} cannot be imported: {type(error).__name__}: {error}; mend it and try again"
+        ) from error
+    if Path(module.__file__ or "").resolve() != path:
+        raise EvaluationError(f"{file} is called as a module that is there; give it another name")
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise EvaluationError(f"{file} has no function {name!r}; give FILE.py:FUNCTION")
+    found: Callable[..., Any] = function
+    return found
+
+
+def _fresh_adapter(index: Index, base_model: str, device: str) -> nn.Module:
+    """The base with an adapter like the index's that has learnt nothing yet.
+
+    Raises:
+        EvaluationError: Other weights were trained with the adapter.
+    """
+    # An adapter was read to come here, so PEFT is installed.
+    from peft import get_peft_model
+
+    indexed: Any = index.asker.extractor.model
+    config = copy.deepcopy(indexed.active_peft_config)
+    if config.modules_to_save:
+        raise EvaluationError(
+            f"with the adapter of {index.path} whole layers were trained "
+            f"({', '.join(config.modules_to_save)}), which is not done here; give --train"
+        )
+    config.inference_mode = False
+    base = load_model(base_model, device, dtype=index.manifest.model.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = get_peft_model(base.module, config)
+    return module
