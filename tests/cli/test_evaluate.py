@@ -330,6 +330,25 @@ def test_evaluations_that_train_nothing(home: Path) -> None:
     )
 
 
+def test_responses_stand_beside_leave_one_out(home: Path) -> None:
+    asked = ["pbrf", home / "my.index", *asking(home), "--documents", "4", "--step", "0.1", "--baselines", "none"]
+    training = ["--train", f"{home / 'users_own_training.py'}:train", "--cache", home / "cache"]
+    alone = evidence(*asked)
+    both = evidence(*asked, "--leave-one-out", *training, "--seeds", "2")
+    assert both.figures[: len(alone.figures)] == alone.figures
+    gap = both.figure("pbrf", "leave-one-out: Pearson")
+    assert gap.low is not None
+    assert both.value("retraining", "leave-one-out: effect") > 0.0
+    assert both.setting["leave-one-out"]["groups"] == 4
+    result = run(*asked, "--leave-one-out")
+    assert "give --train FILE.py:FUNCTION" in error_line(result)
+
+
+def test_the_demo_training_is_for_the_demo(texts: Path) -> None:
+    result = run("lds", texts / "lm.index", "--queries", texts / "asked.jsonl", "--train", "demo")
+    assert "is over another one" in error_line(result)
+
+
 def test_suspects_are_listed(home: Path) -> None:
     model = asking(home)[2:]
     trusted = ["--held-out", str(home / "asked.npz"), "--top", "3"]

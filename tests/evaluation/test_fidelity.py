@@ -155,6 +155,14 @@ def test_reranked_answers_of_enough_candidates_are_the_exact_top(signs: wf.Index
     assert evidence.notes[0] == "30 of 30 documents hold 100% of any list by chance."
 
 
+def test_lists_end_where_scores_change_sign(signs: wf.Index) -> None:
+    """Fewer than 25 of 30 documents are proponents, and lists of all of them are complete."""
+    assert ((signs.scores(QUERIES) > 0).sum(1) < 25).all()
+    evidence = index_fidelity(signs, QUERIES, k=[30], top=25, by_layer=False)
+    assert figures(evidence, "reranked")["lists equal"] == 1.0
+    assert figures(evidence, "reranked")["top 25 held"] == 1.0
+
+
 def test_lists_that_miss_or_swap_documents_are_seen(
     signs: wf.Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ EVALUATIONS = {
     "lds": "wherefrom.cli.evaluate_retraining:lds",
     "loo": "wherefrom.cli.evaluate_retraining:loo",
     "counterfactual": "wherefrom.cli.evaluate_retraining:counterfactual",
-    "pbrf": "wherefrom.cli.evaluate_scores:pbrf",
+    "pbrf": "wherefrom.cli.evaluate_pbrf:pbrf",
     "mislabeled": "wherefrom.cli.evaluate_scores:mislabeled",
     "selftest": "wherefrom.cli.evaluate_scores:selftest",
 }

@@ -15,6 +15,7 @@ from wherefrom.errors import EvaluationError
 
 __all__ = [
     "BASELINES",
+    "DEMO",
     "Asked",
     "Compared",
     "Opened",
@@ -31,6 +32,9 @@ __all__ = [
 
 BASELINES = ("dot", "cosine", "bm25", "embedding", "random")
 """``wherefrom.evaluation.baselines.BASELINES``, which takes torch to import."""
+
+DEMO = "demo"
+"""What ``--train`` is for models that ``wherefrom demo`` trained."""
 
 _CURVATURES = ("ekfac", "kfac", "diagonal", "identity", "datainf", "lissa", "exact")
 """``wherefrom.curvature.kinds.CURVATURE_KINDS``, likewise."""
@@ -172,8 +176,10 @@ def _baselines(
 
 
 def _code(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """``FILE.py:FUNCTION``, or, for a model, anything else."""
-    if value is None or (option.name == "model" and not value.partition(":")[0].endswith(".py")):
+    """``FILE.py:FUNCTION``; for training the demo's, for a model anything else."""
+    if value is None or (option.name == "train" and value == DEMO):
+        return value
+    if option.name == "model" and not value.partition(":")[0].endswith(".py"):
         return value
     file, _, function = value.rpartition(":")
     if not file.endswith(".py") or not function.isidentifier():
@@ -253,10 +259,11 @@ retrained_options = _together(
     "retrained",
     click.option(
         "--train",
-        metavar="FILE.py:FUNCTION",
+        metavar="FILE.py:FUNCTION|demo",
         callback=_code,
         help="How to train: function(members, seed) returns the module trained on the documents at "
-        "these positions (in the order of the index), taking all chance from seed.",
+        "these positions (in the order of the index), taking all chance from seed; or demo, as "
+        "`wherefrom demo` does.",
     ),
     click.option(
         "--epochs",

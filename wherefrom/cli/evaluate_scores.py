@@ -1,4 +1,4 @@
-"""Evaluations that train nothing again: ``fidelity``, ``pbrf``, ``mislabeled``, ``selftest``."""
+"""Evaluations that train nothing again: ``fidelity``, ``mislabeled``, ``selftest``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from pathlib import Path
 
 import click
 
-from wherefrom.cli import values
 from wherefrom.cli.evaluate_options import (
     Asked,
-    Compared,
     Opened,
     Shown,
     asked_options,
-    compared_options,
     numbers,
     opened_options,
     seed_option,
@@ -21,7 +18,7 @@ from wherefrom.cli.evaluate_options import (
 )
 from wherefrom.cli.evaluate_report import evaluating, show_evidence
 
-__all__ = ["fidelity", "mislabeled", "pbrf", "selftest"]
+__all__ = ["fidelity", "mislabeled", "selftest"]
 
 _INDEX = click.argument("index", type=click.Path(path_type=Path))
 
@@ -53,103 +50,6 @@ def fidelity(
 
         found = opened_index(index, opened)
         evidence = index_fidelity(found, read_asked(index, asked), k=k, seed=seed)
-    show_evidence(evidence, shown)
-
-
-@click.command(short_help="Do scores foretell what moving the trained weights a little does?")
-@_INDEX
-@asked_options
-@click.option(
-    "--documents",
-    type=click.IntRange(min=1),
-    default=25,
-    show_default=True,
-    metavar="N",
-    help="How many documents to up-weight, one at a time.",
-)
-@click.option(
-    "--choose",
-    type=click.Choice(["random", "largest"]),
-    default="random",
-    show_default=True,
-    help="Which: drawn at random, or those of the largest scores of either sign.",
-)
-@click.option(
-    "--step",
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="COPIES",
-    help="Copies to add; -1 leaves the document out.",
-)
-@click.option(
-    "--damping",
-    callback=values.damping,
-    metavar="NUMBER",
-    help="One damping for all layers, in units of their mean eigenvalue; each layer's own by "
-    "default, as the index has it.",
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-    default=1e-3,
-    show_default=True,
-    metavar="SHARE",
-    help="What may be left of the gradient at the minimum.",
-)
-@click.option(
-    "--most",
-    type=click.IntRange(min=1),
-    default=400,
-    show_default=True,
-    metavar="N",
-    help="After how many passes over all documents to give a response up.",
-)
-@compared_options
-@opened_options
-@seed_option
-@shown_options
-def pbrf(
-    index: Path,
-    asked: Asked,
-    documents: int,
-    choose: str,
-    step: float,
-    damping: float | None,
-    tolerance: float,
-    most: int,
-    compared: Compared,
-    opened: Opened,
-    seed: int,
-    shown: Shown,
-) -> None:
-    """Proximal Bregman responses of INDEX: what influence of a network does foretell.
-
-    From the trained weights, minimises the proximal Bregman objective with a document up-weighted
-    (Bae et al. 2022) and compares the change with scores. Takes tens of passes over all documents
-    for each.
-    """
-    asked.require()
-    with evaluating(shown) as progress:
-        from wherefrom.cli.evaluate_subject import choose_documents, prepare
-        from wherefrom.evaluation.agreement import require_changes
-        from wherefrom.evaluation.pbrf import proximal_bregman, proximal_responses
-
-        require_changes(documents)
-        work = prepare(index, asked, opened, compared, seed)
-        responses = proximal_responses(
-            work.subject,
-            choose_documents(work.own, documents, choose, seed),
-            work.index.curvature,
-            damping=damping,
-            step=step,
-            tolerance=tolerance,
-            most=most,
-            progress=lambda done, total: progress("responses", done, total),
-        )
-        evidence = proximal_bregman(
-            work.scores, responses, subject=work.subject.name, reference=work.reference
-        )
     show_evidence(evidence, shown)
 
 

@@ -7,17 +7,22 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from wherefrom.cli.evaluate_options import Opened, Retrained
+from wherefrom.cli.evaluate_options import DEMO, Opened, Retrained
+from wherefrom.demo.model import MARKER
+from wherefrom.demo.trainer import DemoTrainer
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.subject import Subject
 from wherefrom.evaluation.trainers import FunctionTrainer, Trainer
 from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
 from wherefrom.gradients.models import load_model
+from wherefrom.gradients.objectives import CausalLM
+from wherefrom.query.documents import row_blocks
 from wherefrom.query.index import Index
 
 __all__ = ["trainer_of", "user_function"]
@@ -31,6 +36,8 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
         ModelError: The base cannot be loaded.
     """
     adapter = index.manifest.model.adapter is not None
+    if retrained.train == DEMO:
+        return _demo(index)
     if retrained.train is not None:
         if opened.base_model is not None and not adapter:
             raise EvaluationError(
@@ -53,6 +60,25 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
         TuningRecipe(**{name: value for name, value in given.items() if value is not None}),
         device=opened.device,
     )
+
+
+def _demo(index: Index) -> DemoTrainer:
+    """Training as the demo does it.
+
+    Raises:
+        EvaluationError: The index is over another model than the demo trains.
+    """
+    source = index.manifest.model.source
+    objective = index.asker.extractor.objective
+    if source is None or not (Path(source) / MARKER).is_file():
+        raise EvaluationError(
+            f"--train {DEMO} trains the model of `wherefrom demo`, and {index.path} is over "
+            "another one; give --train FILE.py:FUNCTION or --base-model DIR"
+        )
+    if not isinstance(objective, CausalLM):
+        raise EvaluationError(f"the demo's model is no {objective.kind}; give --train")
+    documents = [document for _, rows in row_blocks(index.table) for document in rows.documents()]
+    return DemoTrainer(documents, cast("PreTrainedTokenizerFast", objective.bound_tokenizer))
 
 
 def user_function(reference: str) -> Callable[..., Any]:

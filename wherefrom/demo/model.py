@@ -27,6 +27,7 @@ from wherefrom.records import Document, Progress
 from wherefrom.store.durable import fsync_tree, storage_errors
 
 __all__ = [
+    "MARKER",
     "RECIPE",
     "Recipe",
     "load_or_train",

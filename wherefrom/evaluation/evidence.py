@@ -6,7 +6,7 @@ One form for every kind, so that what one writes another reads, plots or checks 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from wherefrom.evaluation.statistics import Estimate
 if TYPE_CHECKING:
     from wherefrom.gradients.objectives.base import JSON
 
-__all__ = ["SCHEMA", "Evidence", "Figure", "plain"]
+__all__ = ["SCHEMA", "Evidence", "Figure", "beside", "plain"]
 
 SCHEMA = "wherefrom.evaluation/1"
 """Name and version of the JSON form."""
@@ -117,6 +117,23 @@ class Evidence:
             tuple(stored["notes"]),
             stored["details"],
         )
+
+
+def beside(evidence: Evidence, name: str, other: Evidence) -> Evidence:
+    """Evidence with the figures of another evaluation of the same subject after its own.
+
+    Args:
+        evidence: Keeps its kind and its details.
+        name: Put before the names of the other's figures, and the key of its setting.
+        other: What to add.
+    """
+    added = (replace(figure, name=f"{name}: {figure.name}") for figure in other.figures)
+    return replace(
+        evidence,
+        figures=(*evidence.figures, *added),
+        setting={**evidence.setting, name: dict(other.setting)},
+        notes=(*evidence.notes, *other.notes),
+    )
 
 
 def plain(values: Any) -> JSON:
