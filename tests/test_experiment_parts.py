@@ -14,10 +14,22 @@ import torch
 
 from benchmarks.experiments.digits import Digits, label_share, log_likelihoods, read_idx
 from benchmarks.experiments.emoji import STYLES, Pictures, Subjects
-from benchmarks.experiments.image_model import SIZE, caption_vectors, folded, unfolded
+from benchmarks.experiments.image_model import (
+    SIZE,
+    caption_vectors,
+    folded,
+    noise_schedule,
+    unfolded,
+)
 from benchmarks.experiments.kept import kept
 from benchmarks.experiments.picture_grid import Cell, Column, draw_grid
+from benchmarks.experiments.shared_draws import SharedDraws
+from benchmarks.experiments.small_gradients import influences
 from benchmarks.packages import MissingPackageError, NpmPackage
+from wherefrom.evaluation.baselines import baselines
+from wherefrom.evaluation.scores import fit, influence
+from wherefrom.evaluation.subject import Subject
+from wherefrom.gradients.batches import stack_examples
 
 
 def _archive(folder: Path, files: dict[str, bytes]) -> str:
@@ -170,3 +182,34 @@ def test_grid_is_drawn_the_same_twice(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         draw_grid(tmp_path / name, [Column("first", cells), Column("", cells)], ["x", "y"])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+class TestSmallGradients:
+    def test_as_one_curvature_at_a_time(self) -> None:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+        x, y = torch.randn(12, 4), torch.arange(12) % 3
+        subject = Subject.of_tensors("toy", model, (x, y), (x[:5] + 0.1, y[:5]))
+        fitted = {name: fit(subject, name) for name in ("ekfac", "datainf", "identity")}
+        found = influences(subject, fitted)
+        for name, curvature in fitted.items():
+            np.testing.assert_allclose(found[name], influence(subject, curvature), rtol=1e-9)
+        simple = baselines(subject, ["dot", "cosine"])
+        for name, scores in simple.items():
+            np.testing.assert_allclose(found[name], scores, rtol=1e-9)
+
+
+class TestSharedDraws:
+    def test_all_pictures_have_the_same(self) -> None:
+        objective = SharedDraws(noise_schedule(), draws=3, condition="encoder_hidden_states")
+        images = torch.randn(4, 12, 8, 8)
+        batch = stack_examples(images, caption_vectors([("a",)] * 4), list("abcd"))
+        repeated, noise, times = objective._draws(batch)
+        torch.testing.assert_close(repeated, images.repeat_interleave(3, 0))
+        rows = noise.reshape(4, 3, *images.shape[1:])
+        torch.testing.assert_close(rows, rows[:1].expand_as(rows))
+        assert (times.reshape(4, 3) == times[:3]).all()
+        assert not torch.equal(rows[0, 0], rows[0, 1])
+        # A third of the schedule each.
+        steps = objective.scheduler.config.num_train_timesteps
+        assert (times[:3] * 3 // steps).tolist() == [0, 1, 2]

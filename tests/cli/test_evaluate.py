@@ -331,7 +331,8 @@ def test_evaluations_that_train_nothing(home: Path) -> None:
 
 
 def test_responses_stand_beside_leave_one_out(home: Path) -> None:
-    asked = ["pbrf", home / "my.index", *asking(home), "--documents", "4", "--step", "0.1", "--baselines", "none"]
+    few = ["--documents", "4", "--step", "0.1", "--baselines", "none"]
+    asked = ["pbrf", home / "my.index", *asking(home), *few]
     training = ["--train", f"{home / 'users_own_training.py'}:train", "--cache", home / "cache"]
     alone = evidence(*asked)
     both = evidence(*asked, "--leave-one-out", *training, "--seeds", "2")

@@ -95,7 +95,7 @@ def test_without_noise_changes_are_minus_the_sums_of_true_effects() -> None:
             for query in range(QUERIES):
                 own = judged(evidence, query)["true", what]
                 assert own["change"]["value"] == pytest.approx(lost[query])
-                assert own["change"]["error"] == pytest.approx(0.0, abs=1e-12)
+                assert own["change"]["error"] is None  # seeds that differ by nothing are one
                 assert own["predicted"] == pytest.approx(lost[query])
     assert evidence.value("true", "change, top 5 removed") < 0.0
     assert evidence.value("true", "change, bottom 5 removed") > 0.0
@@ -131,10 +131,9 @@ def test_figures_of_one_query_are_paired_tests_over_seeds() -> None:
     assert entry["change"]["p"] == pytest.approx(test.pvalue)
     assert entry["by_seed"] == pytest.approx(np.subtract(said(less), said(members)))
     drawn = judged(evidence, 2)["random", "top 3 removed"]["by_seed"]
-    beyond = ttest_rel(entry["by_seed"], drawn)
-    bounds = beyond.confidence_interval(0.95)
     figure = evidence.figure("true", "change beyond random, top 3 removed")
-    assert (figure.low, figure.high) == pytest.approx((bounds.low, bounds.high))
+    assert figure.value == pytest.approx(np.mean(entry["by_seed"]) - np.mean(drawn))
+    assert (figure.low, figure.high) == (None, None)  # one draw does not say how draws differ
     details: Any = evidence.details
     assert details["removed"]["true, top 3 removed"] == sorted(np.flatnonzero(~less).tolist())
     assert judged(evidence, 2).keys() == {("true", "top 3 removed"), ("random", "top 3 removed")}
@@ -263,7 +262,7 @@ def test_receipts_tell_of_every_method() -> None:
     assert f"the scores predicted {predicted:+.4g} nats." in top
     assert "Without those of bm25: " in top
     assert "Without 2 random documents (8 draws) it changes by " in top
-    assert "is beyond chance (p = " in top
+    assert "is within chance (p = " in top
     assert bottom.startswith("Without the 5 documents that ekfac scores lowest")
     whole = removals(methods, retrainer(), subject="s", k=[2], seeds=[0])
     assert "the mean of 4 queries changes by" in receipt(whole)

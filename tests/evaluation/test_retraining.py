@@ -9,8 +9,9 @@ from subjects import DOCUMENTS, LeastSquares, least_squares, regression, tensors
 from torch import nn
 
 from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.lds import linear_datamodelling
 from wherefrom.evaluation.measurement import Measurement
-from wherefrom.evaluation.retraining import Outcomes, Retrainer, random_halves
+from wherefrom.evaluation.retraining import NO_CHANCE, Outcomes, Retrainer, random_halves
 from wherefrom.evaluation.trainers import FunctionTrainer, Run
 
 SEEDS = (0, 3)
@@ -148,3 +149,24 @@ def test_members_are_subsets_by_documents(members: np.ndarray) -> None:
         retrainer(LeastSquares()).outcomes(members, (0,))
     with pytest.raises(EvaluationError, match="workers=0"):
         retrainer(LeastSquares(), workers=0)
+
+
+def test_seeds_that_decide_nothing_count_as_one() -> None:
+    def unseeded(members: np.ndarray, seed: int) -> nn.Module:
+        return train_rows(members, 0)
+
+    outcomes = retrainer(FunctionTrainer(unseeded)).outcomes(random_halves(DOCUMENTS, 20, 0), SEEDS)
+    assert outcomes.nats.shape == (20, 1, 3)
+    assert not outcomes.by_chance
+    scores = {"a": np.random.default_rng(0).normal(size=(3, DOCUMENTS))}
+    evidence = linear_datamodelling(scores, outcomes, subject="")
+    assert evidence.notes == (NO_CHANCE,)
+    assert {figure.method for figure in evidence.figures} == {"a"}
+
+
+def test_members_that_decide_nothing_are_refused() -> None:
+    def always_all(members: np.ndarray, seed: int) -> nn.Module:
+        return train_rows(np.arange(DOCUMENTS), seed)
+
+    with pytest.raises(EvaluationError, match="does train_fn use the members"):
+        retrainer(FunctionTrainer(always_all)).outcomes(random_halves(DOCUMENTS, 3, 0), (0,))

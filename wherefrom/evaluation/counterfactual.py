@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.baselines import BASELINES
-from wherefrom.evaluation.effects import Effect, crossed_mean
+from wherefrom.evaluation.effects import Effect, beyond_draws, crossed_mean
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
-from wherefrom.evaluation.retraining import Retrainer
+from wherefrom.evaluation.retraining import NO_CHANCE, Retrainer
 from wherefrom.evaluation.statistics import CONFIDENCE, Scores
 from wherefrom.gradients.objectives.base import JSON
 
@@ -141,7 +141,7 @@ def removals(
             "trainings": trainings,
             "recipe": retrainer.trainer.recipe,
         },
-        _notes(whole, len(seeds)),
+        _notes(whole, len(seeds), by_chance=changed.by_chance),
         details,
     )
 
@@ -217,7 +217,8 @@ def _retrained(
     sets = [np.zeros((1, documents), np.bool_), *(one.removed for one in planned), *drawn.values()]
     unique, places = np.unique(np.concatenate(sets), axis=0, return_inverse=True)
     rows = np.split(places.reshape(-1), np.cumsum([len(part) for part in sets])[:-1])
-    nats = retrainer.outcomes(~unique, list(seeds)).nats[:, :, queries]
+    outcomes = retrainer.outcomes(~unique, list(seeds))
+    nats = outcomes.nats[:, :, queries]
     changes = nats - nats[rows[0][0]]
     own, random = rows[1 : 1 + len(planned)], rows[1 + len(planned) :]
     of_query = np.arange(len(queries))
@@ -226,6 +227,7 @@ def _retrained(
         [changes[places, :, of_query] for places in own],
         {count: changes[at].transpose(2, 1, 0) for count, at in zip(drawn, random, strict=True)},
         reference,
+        outcomes.by_chance,
     )
     return changed, len(unique) * len(seeds)
 
@@ -239,12 +241,14 @@ class _Changes:
         measured: Of each the changes ``[query, seed]``.
         random: Those of random sets, ``[query, seed, draw]`` for each number of documents.
         reference: A method that others are compared with.
+        by_chance: Whether seeds make a difference; see ``Outcomes``.
     """
 
     planned: Sequence[_Removal]
     measured: Sequence[NDArray[np.float64]]
     random: Mapping[int, NDArray[np.float64]]
     reference: str | None
+    by_chance: bool
 
     def entries(self, queries: slice) -> list[dict[str, Any]]:
         """What each removal did to some of the queries; after the methods the random sets."""
@@ -264,7 +268,7 @@ class _Changes:
     ) -> dict[str, Any]:
         change = measured[queries]
         drawn = self.random[one.k][queries]
-        beyond = {RANDOM: _shown(crossed_mean(change[:, :, None] - drawn))}
+        beyond = {RANDOM: _shown(beyond_draws(change, drawn))}
         if self.reference not in (None, one.method):
             others = zip(self.planned, self.measured, strict=True)
             (other,) = (
@@ -307,9 +311,11 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _notes(entries: Sequence[Mapping[str, Any]], seeds: int) -> tuple[str, ...]:
+def _notes(entries: Sequence[Mapping[str, Any]], seeds: int, *, by_chance: bool) -> tuple[str, ...]:
     notes = []
-    if seeds == 1:
+    if not by_chance:
+        notes.append(NO_CHANCE)
+    elif seeds == 1:
         notes.append("One seed: how much a retraining changes by itself is in no interval.")
     for entry in entries:
         beyond = entry["beyond"].get(RANDOM)

@@ -11,6 +11,7 @@ intervals and p-values are Student's with Satterthwaite's (1946) degrees of free
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.stats import t as student
 
 from wherefrom.evaluation.statistics import CONFIDENCE
 
-__all__ = ["Effect", "crossed_mean"]
+__all__ = ["Effect", "beyond_draws", "crossed_mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,36 @@ def crossed_mean(values: NDArray[np.float64]) -> Effect:
         if levels > 1:
             means = values.mean(tuple(i for i in range(values.ndim) if i != axis))
             factors.append((float(means.var(ddof=1)) / levels, levels - 1))
+    return _effect(value, factors)
+
+
+def beyond_draws(values: NDArray[np.float64], drawn: NDArray[np.float64]) -> Effect:
+    """How far the change by chosen sets lies from that by sets drawn at random.
+
+    Over several queries, whose chosen sets are as many, it is the mean difference. The set of a
+    single query is one set: it is compared with *another* random one, whose own chance counts
+    beside that of the mean of all draws, ``Var(draws) (1 + 1 / n)``. Else more draws would make any
+    set, a random one too, look chosen.
+
+    Args:
+        values: Of chosen sets, ``[query, seed]``.
+        drawn: Of random sets, ``[query, seed, draw]``.
+    """
+    differences = values[:, :, None] - drawn
+    queries, seeds, draws = drawn.shape
+    if queries > 1:
+        return crossed_mean(differences)
+    value = float(differences.mean())
+    if draws < 2:
+        return Effect(value)
+    factors = [(float(drawn.mean((0, 1)).var(ddof=1)) * (1 + 1 / draws), draws - 1)]
+    if seeds > 1:
+        factors.append((float(differences.mean((0, 2)).var(ddof=1)) / seeds, seeds - 1))
+    return _effect(value, factors)
+
+
+def _effect(value: float, factors: Sequence[tuple[float, int]]) -> Effect:
+    """A mean from the variance and the degrees of freedom of each factor."""
     if not factors:
         return Effect(value)
     variance = sum(own for own, _ in factors)

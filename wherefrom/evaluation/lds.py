@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
-from wherefrom.evaluation.retraining import Outcomes, require_subsets
+from wherefrom.evaluation.retraining import NO_CHANCE, Outcomes, require_subsets
 from wherefrom.evaluation.statistics import Scores, interval, rank_correlations
 
 __all__ = ["CEILING", "datamodelling_scores", "linear_datamodelling"]
@@ -95,7 +95,9 @@ def linear_datamodelling(
                 Figure.of(method, name, interval(gained, drawn[method] - drawn[reference]))
             )
     notes = []
-    if seeds == 1:
+    if not outcomes.by_chance:
+        notes.append(NO_CHANCE)
+    elif seeds == 1:
         notes.append("One model a subset: the noise between seeds is part of the truth here.")
     return Evidence(
         "lds",

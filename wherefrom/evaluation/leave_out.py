@@ -25,7 +25,7 @@ from wherefrom.evaluation.agreement import (
 )
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
 from wherefrom.evaluation.lds import CEILING
-from wherefrom.evaluation.retraining import Retrainer
+from wherefrom.evaluation.retraining import NO_CHANCE, Retrainer
 from wherefrom.evaluation.statistics import Scores, bootstrap
 
 __all__ = [
@@ -50,10 +50,12 @@ class Removals:
         groups: Documents left out, bool ``[group, document]``.
         nats: What was lost by it, value with all documents minus value without the group, float64
             ``[group, seed, question]``; positive where the group is a proponent.
+        by_chance: Whether seeds make a difference; see ``Outcomes``.
     """
 
     groups: NDArray[np.bool_]
     nats: NDArray[np.float64]
+    by_chance: bool = True
 
     def mean(self) -> Changes:
         """Over seeds, ``[group, question]``."""
@@ -140,8 +142,8 @@ def removed(groups: NDArray[np.bool_], retrainer: Retrainer, seeds: Sequence[int
     if not groups.any(1).all() or groups.all(1).any():
         raise EvaluationError("a group is empty or holds all documents; leave out some, not all")
     members = np.concatenate([np.ones((1, groups.shape[1]), np.bool_), ~groups])
-    nats = retrainer.outcomes(members, seeds).nats
-    return Removals(groups, nats[0] - nats[1:])
+    outcomes = retrainer.outcomes(members, seeds)
+    return Removals(groups, outcomes.nats[0] - outcomes.nats[1:], outcomes.by_chance)
 
 
 def group_sums(scores: Scores, groups: NDArray[np.bool_]) -> Changes:
@@ -197,7 +199,9 @@ def leave_out(
     notes = []
     effect = removals.effect()
     figures.append(Figure(RETRAINING, "effect", effect, unit="nats"))
-    if len(seeds) > 1:
+    if not removals.by_chance:
+        notes.append(NO_CHANCE)
+    elif len(seeds) > 1:
         noise = removals.noise()
         figures.append(Figure(RETRAINING, "noise", noise, unit="nats"))
         halves = removals.nats[:, ::2].mean(1), removals.nats[:, 1::2].mean(1)

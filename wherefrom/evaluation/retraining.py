@@ -28,12 +28,27 @@ from wherefrom.store.durable import storage_errors
 if TYPE_CHECKING:
     from wherefrom.records import Progress
 
-__all__ = ["LEAST_SUBSETS", "Ledger", "Outcomes", "Retrainer", "random_halves", "require_subsets"]
+__all__ = [
+    "LEAST_SUBSETS",
+    "NO_CHANCE",
+    "Ledger",
+    "Outcomes",
+    "Retrainer",
+    "random_halves",
+    "require_subsets",
+]
 
 LEAST_SUBSETS = 20
 """Fewer subsets give no interval worth the name: a rank correlation of 20 pairs is sure to .4."""
 
+NO_CHANCE = (
+    "All seeds gave the same models: training leaves nothing to chance, or does not use its seed; "
+    "they count as one."
+)
+"""What a reader must know where several seeds were asked for."""
+
 _SAME = 1e-5
+_ALIKE = 1e-9
 _PHASE = "retrain"
 
 
@@ -43,11 +58,15 @@ class Outcomes:
 
     Attributes:
         members: Whether a document was trained on, bool ``[subset, document]``.
-        nats: Of each question, float64 ``[subset, seed, question]``.
+        nats: Of each question, float64 ``[subset, seed, question]``; of one seed where all of them
+            gave the same.
+        by_chance: Whether seeds make a difference, as far as was seen: several that do not are no
+            more evidence than one.
     """
 
     members: NDArray[np.bool_]
     nats: NDArray[np.float64]
+    by_chance: bool = True
 
     def mean(self) -> NDArray[np.float64]:
         """Mean over seeds, ``[subset, question]``."""
@@ -200,7 +219,8 @@ class Retrainer:
             seeds: Of the models of each subset.
 
         Raises:
-            EvaluationError: Training is not deterministic, or a model diverged.
+            EvaluationError: Training is not deterministic, a model diverged, or all models are the
+                same.
             StorageError: The ledger cannot be written.
         """
         if members.ndim != 2 or not len(members) or not len(seeds):
@@ -220,7 +240,15 @@ class Retrainer:
             done += 1
             self._tell(done, len(runs))
         found = np.stack([self.ledger.nats(run) for run in runs])
-        return Outcomes(members, found.reshape(len(members), len(seeds), -1))
+        nats = found.reshape(len(members), len(seeds), -1)
+        if (members != members[0]).any() and _alike(nats, nats[:1]):
+            raise EvaluationError(
+                "models trained on different documents say the same, to the last digit; does "
+                "train_fn use the members it is given?"
+            )
+        if len(seeds) > 1 and _alike(nats, nats[:, :1]):
+            return Outcomes(members, nats[:, :1], by_chance=False)
+        return Outcomes(members, nats)
 
     def _check(self, run: Run) -> None:
         """Make a run twice, alone, and keep it if both agree."""
@@ -261,6 +289,10 @@ class Retrainer:
     def _tell(self, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(_PHASE, done, total)
+
+
+def _alike(nats: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    return np.allclose(nats, others, rtol=_ALIKE, atol=_ALIKE)
 
 
 def _measured(
