@@ -346,7 +346,7 @@ def test_evidence_correlates_over_responses() -> None:
         ({"step": 0.0}, "adds nothing"),
         ({"tolerance": 0.0}, "tolerance=0.0"),
         ({"damping": 0.0}, "damping > 0"),
-        ({"most": 2, "tolerance": 1e-6}, "'d3' was not reached in 2 passes"),
+        ({"most": 2, "tolerance": 1e-6}, "no response of 1 was reached in 2 passes"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(changed: dict[str, object], message: str) -> None:
@@ -430,6 +430,21 @@ def test_the_minimiser_stops_at_a_kink() -> None:
     best = minimise(kinked, start, lambda v: v.clone(), tolerance=1e-3, most=500)
     assert best.reached
     assert float(best.point.norm()) < 1e-3
+
+
+def test_a_slope_without_end_is_no_minimum() -> None:
+    def falling(point: Tensor) -> tuple[float, Tensor]:
+        return -float(point.exp().sum()), -point.exp()
+
+    start = torch.zeros(2, dtype=torch.float64)
+    assert not minimise(falling, start, lambda v: v.clone(), tolerance=1e-2, most=500).reached
+
+
+def test_a_document_whose_likelihood_can_fall_for_ever_is_not_taken_out() -> None:
+    _, subject = subject_of("mlp-bias")
+    fitted = fit(subject, "ekfac", damping=1e-6)
+    with pytest.raises(EvaluationError, match="no response of 1 was reached"):
+        proximal_responses(subject, [0], fitted, step=-100.0)
 
 
 def test_a_flat_start_is_a_minimum() -> None:

@@ -61,7 +61,7 @@ __all__ = ["pbrf"]
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-    default=1e-3,
+    default=1e-2,
     show_default=True,
     metavar="SHARE",
     help="What may be left of the gradient at the minimum.",
@@ -69,7 +69,7 @@ __all__ = ["pbrf"]
 @click.option(
     "--most",
     type=click.IntRange(min=1),
-    default=400,
+    default=2000,
     show_default=True,
     metavar="N",
     help="After how many passes over all documents to give a response up.",
@@ -133,15 +133,17 @@ def pbrf(
         evidence = proximal_bregman(
             work.scores, responses, subject=work.subject.name, reference=work.reference
         )
+        retrainer = None
         if leave_one_out:
             retrainer = work.retrainer(opened, retrained, progress)
             with resumable(retrainer):
                 left_out = leave_out(
                     {**work.scores, "pbrf": responses.as_scores(len(work.subject))},
-                    one_document_each(len(work.subject), chosen),
+                    one_document_each(len(work.subject), responses.documents),
                     retrainer,
                     range(retrained.seeds),
                     subject=work.subject.name,
                 )
             evidence = beside(evidence, "leave-one-out", left_out)
+        evidence = work.recorded(evidence, retrainer)
     show_evidence(evidence, shown)

@@ -82,6 +82,9 @@ def lds(
         evidence = linear_datamodelling(
             work.scores, outcomes, subject=work.subject.name, reference=work.reference, seed=seed
         )
+        evidence = work.recorded(
+            evidence, retrainer, halves_seed=seed, seeds=list(range(retrained.seeds))
+        )
     show_evidence(evidence, shown)
 
 
@@ -156,6 +159,7 @@ def loo(
                 subject=work.subject.name,
                 reference=work.reference,
             )
+        evidence = work.recorded(evidence, retrainer)
     show_evidence(evidence, shown)
 
 
@@ -220,6 +224,7 @@ def counterfactual(
                 random_draws=random_draws,
                 seed=seed,
             )
+        evidence = work.recorded(evidence, retrainer)
     show_evidence(evidence, shown)
     if not shown.as_json:
         from wherefrom.cli.render import terminal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from wherefrom.cli.evaluate_training import trainer_of, user_function
 from wherefrom.cli.query_file import read_queries
 from wherefrom.errors import EvaluationError, QueryError
 from wherefrom.evaluation.baselines import baselines
+from wherefrom.evaluation.evidence import Evidence
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.retraining import Retrainer
 from wherefrom.evaluation.scores import fit, influence
 from wherefrom.evaluation.statistics import Scores
 from wherefrom.evaluation.subject import Subject
+from wherefrom.gradients.objectives.base import JSON
 from wherefrom.query.index import Index
 from wherefrom.query.questions import Queries
 from wherefrom.records import Progress, Query
@@ -60,6 +62,21 @@ class Prepared:
         """What other methods are set against: the gradient dot product, where it is there."""
         return "dot" if "dot" in self.scores else None
 
+    def recorded(self, evidence: Evidence, retrainer: Retrainer | None, **more: JSON) -> Evidence:
+        """Evidence whose setting says of which index it is, and how models were trained."""
+        manifest = self.index.manifest
+        setting: dict[str, JSON] = {
+            "index": str(self.index.path),
+            "index_digest": manifest.digest,
+            "weights_sha256": manifest.model.weights_sha256,
+            "curvature": manifest.curvature.kind,
+            "damping": manifest.curvature.damping,
+            "questions": retrainer.measurement.digest if retrainer else self._measurement().digest,
+        }
+        if retrainer is not None:
+            setting |= {"recipe": retrainer.trainer.recipe, "retrainings": str(retrainer.path)}
+        return replace(evidence, setting={**setting, **evidence.setting, **more})
+
     def retrainer(self, opened: Opened, retrained: Retrained, progress: Progress) -> Retrainer:
         """Who trains the index's model again.
 
@@ -68,12 +85,15 @@ class Prepared:
         """
         return Retrainer(
             trainer_of(self.index, self.subject, opened, retrained),
-            Measurement(self.subject.extractor.objective, self.subject.questions),
+            self._measurement(),
             self.subject.digest,
             cache=retrained.cache,
             workers=retrained.workers,
             progress=progress,
         )
+
+    def _measurement(self) -> Measurement:
+        return Measurement(self.subject.extractor.objective, self.subject.questions)
 
 
 def opened_index(path: Path, opened: Opened) -> Index:

@@ -48,6 +48,11 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
         return FunctionTrainer(user_function(retrained.train), f"{name} of {code}")
     if opened.base_model is None:
         raise EvaluationError("nothing says how to train; give --train or --base-model")
+    if subject.texts is None:
+        raise EvaluationError(
+            f"--base-model fine-tunes models of text, and {index.path} holds tensors; give --train "
+            "FILE.py:FUNCTION"
+        )
     given: dict[str, Any] = {
         "epochs": retrained.epochs,
         "batch_size": retrained.batch_size,

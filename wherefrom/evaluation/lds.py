@@ -111,7 +111,7 @@ def linear_datamodelling(
             "bootstrap_draws": draws,
         },
         tuple(notes),
-        {"lds_per_query": plain(own)},
+        {"lds_per_query": plain(own), "nats": plain(outcomes.nats)},
     )
 
 

@@ -232,7 +232,10 @@ def leave_out(
         {
             "pearson_per_query": plain(
                 {m: linear_correlations(values, actual) for m, values in predicted.items()}
-            )
+            ),
+            "groups": plain([np.flatnonzero(group) for group in groups]),
+            "actual": plain(removals.nats),
+            "predicted": plain(predicted),
         },
     )
 

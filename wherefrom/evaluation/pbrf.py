@@ -28,7 +28,7 @@ from wherefrom.curvature.eigen import FittedEigen
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.agreement import Changes, agreement
-from wherefrom.evaluation.evidence import Evidence
+from wherefrom.evaluation.evidence import Evidence, plain
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.proximal_objective import ProximalObjective, in_float64
 from wherefrom.evaluation.quasi_newton import minimise
@@ -51,6 +51,7 @@ class Responses:
         passes: Over all documents, that it took, int64 ``[response]``.
         step: Copies that were added.
         damping: ``lambda`` of each layer, in the curvature's own unit.
+        unreached: Positions of documents whose minimum was not reached; they have no response.
     """
 
     documents: NDArray[np.int64]
@@ -59,6 +60,7 @@ class Responses:
     passes: NDArray[np.int64]
     step: float
     damping: tuple[float, ...]
+    unreached: tuple[int, ...] = ()
 
     def as_scores(self, documents: int) -> Scores:
         """``[question, document]`` with zero for documents that have no response.
@@ -93,14 +95,15 @@ def proximal_responses(
         damping: One ``lambda`` for all layers in units of the mean eigenvalue over all of them; by
             default each layer's own, as the curvature has it.
         step: Copies to add: ``epsilon = step / N``. Negative takes away; -1 leaves the document
-            out. Small steps give the damped Gauss-Newton influence exactly.
+            out, which of a deep network may have no minimum: its likelihood can fall for ever.
+            Small steps give the damped Gauss-Newton influence exactly.
         tolerance: Of the residual; or, as the minimum may lie on a kink of ReLUs where no gradient
             vanishes, of the root of the share that the last ten steps had in all that was gained.
         most: Passes after which to give up.
         progress: Called with the number of responses done and of all.
 
     Raises:
-        EvaluationError: A minimum was not reached, the curvature has no eigenvalues, the objective
+        EvaluationError: No minimum was reached, the curvature has no eigenvalues, the objective
             no convex loss, or an argument is out of range.
         CurvatureError: Vectors or outputs do not fit in memory.
     """
@@ -117,7 +120,8 @@ def proximal_responses(
     problem = ProximalObjective(subject, _eigen(fitted), lambdas)
     measurement = Measurement(subject.extractor.objective, [_doubled(q) for q in subject.questions])
     before = measurement(problem.model)
-    nats, residuals, passes = [], [], []
+    reached, nats, residuals, passes = [], [], [], []
+    furthest = 0.0
     for done, place in enumerate(places.tolist(), start=1):
         found = minimise(
             problem.adding(place, step / len(subject)),
@@ -126,19 +130,31 @@ def proximal_responses(
             tolerance=tolerance,
             most=most,
         )
+        if progress is not None:
+            progress(done, len(places))
         if not found.reached:
-            raise EvaluationError(
-                f"the response of document {subject.doc_ids[place]!r} was not reached in "
-                f"{found.passes} passes (residual {found.residual:.1e}, tolerance "
-                f"{tolerance:.1e}); raise damping=, tolerance= or most=, or add less (step=)"
-            )
+            furthest = max(furthest, found.residual)
+            continue
+        reached.append(place)
         problem.move(found.point)
         nats.append((measurement(problem.model) - before) / step)
         residuals.append(found.residual)
         passes.append(found.passes)
-        if progress is not None:
-            progress(done, len(places))
-    return Responses(places, np.stack(nats), np.array(residuals), np.array(passes), step, lambdas)
+    if not reached:
+        raise EvaluationError(
+            f"no response of {len(places)} was reached in {most} passes (residual up to "
+            f"{furthest:.1e}, tolerance {tolerance:.1e}); add less (step), or raise damping, "
+            "tolerance or the number of passes"
+        )
+    return Responses(
+        np.array(reached),
+        np.stack(nats),
+        np.array(residuals),
+        np.array(passes),
+        step,
+        lambdas,
+        tuple(place for place in places.tolist() if place not in reached),
+    )
 
 
 def damping_of(fitted: FittedCurvature, damping: float | None = None) -> tuple[float, ...]:
@@ -202,6 +218,24 @@ def proximal_bregman(
             "mean_passes": float(responses.passes.mean()),
             "bootstrap_draws": draws,
         },
+        _notes(responses),
+        {
+            "documents": plain(responses.documents),
+            "unreached": plain(responses.unreached),
+            "responses": plain(responses.nats),
+            "predicted": plain(predicted),
+        },
+    )
+
+
+def _notes(responses: Responses) -> tuple[str, ...]:
+    missing = len(responses.unreached)
+    if not missing:
+        return ()
+    return (
+        f"{missing} of {missing + len(responses.documents)} responses were not reached and are "
+        "left out, often those of the largest effect: add less (step), or raise damping, tolerance "
+        "or the number of passes.",
     )
 
 

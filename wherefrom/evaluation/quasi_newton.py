@@ -25,6 +25,8 @@ _SUFFICIENT = 1e-4
 _FLATTER = 0.5
 _TRIALS = 25
 _LATEST = 10
+_STEEPEST = 0.5
+"""Residual that a kink may leave; on the way to where there is no minimum it is far larger."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +39,8 @@ class Minimum:
         gain: What the last ten steps lowered the value by, as a share of what all did.
         passes: How often value and gradient were computed.
         reached: Whether it is a minimum to the tolerance: the residual is within it, or the root of
-            the gain, which is of the same order as the error of the point.
+            the gain, which is of the same order as the error of the point, and the residual is not
+            that of a slope without end.
     """
 
     point: Tensor
@@ -92,7 +95,8 @@ def minimise(
         residual = _norm(slope, precondition) / first
         if len(values) > _LATEST:
             gain = (values[-1 - _LATEST] - value) / (values[0] - value)
-    reached = residual <= tolerance or gain <= tolerance**2
+    settled = gain <= tolerance**2 and residual < _STEEPEST
+    reached = residual <= tolerance or settled
     return Minimum(point, residual, gain, passes, reached)
 
 
