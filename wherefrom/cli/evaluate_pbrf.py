@@ -64,7 +64,8 @@ __all__ = ["pbrf"]
     default=1e-2,
     show_default=True,
     metavar="SHARE",
-    help="What may be left of the gradient at the minimum.",
+    help="What may be left of the gradient at the minimum; or, on a kink of ReLUs, of the root of "
+    "what ten steps still gain.",
 )
 @click.option(
     "--most",
