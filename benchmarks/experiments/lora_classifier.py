@@ -79,8 +79,8 @@ class _Sizes:
         batch: Sentences a step.
     """
 
-    ranks: tuple[int, ...] = (1, 2, 4, 8)
-    seeds: tuple[int, ...] = (3, 2, 2, 2)
+    ranks: tuple[int, ...] = (1, 2, 4)
+    seeds: tuple[int, ...] = (3, 1, 1)
     training: int = 800
     longest: int = 100
     held_out: int = 200
