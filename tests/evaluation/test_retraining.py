@@ -165,7 +165,8 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
     sizes = sorted(int(line.split()[1]) for line in trainer.noted("share"))
     assert sizes == [1, 1, 4, 5]  # Both workers have some; one run was made twice, here.
     opened = trainer.noted("opened")
-    assert len(opened) == len(set(opened)) <= 2
+    assert len(opened) == 4  # Sent once and copied once, in both, whatever the runs.
+    assert len(set(opened)) == 2
     assert str(os.getpid()) not in " ".join(opened)
 
 
@@ -181,7 +182,7 @@ def test_an_interrupt_stops_workers_and_keeps_what_they_finished(tmp_path: Path)
     begun = len(trainer.noted("share")) - 1
     assert len(interrupted.ledger) == begun  # One is made twice.
     assert 4 <= begun < 10
-    assert len(trainer.noted("opened")) <= 2
+    assert len(trainer.noted("opened")) <= 4
     assert len(retrainer(trainer, tmp_path / "cache").ledger) == begun
     time.sleep(0.5)
     assert len(trainer.noted("share")) - 1 == begun
@@ -202,10 +203,10 @@ def test_a_worker_that_dies_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch)
         def __init__(self, workers: int, *rest: object) -> None:
             super().__init__(workers)
 
-        def submit(self, work: object, share: Sequence[Run]) -> Future[object]:  # type: ignore[override]
+        def submit(self, work: object, *shares: Sequence[Run]) -> Future[object]:  # type: ignore[override]
             future: Future[object] = Future()
             future.set_exception(BrokenProcessPool("terminated\nabruptly"))
-            if share[0].seed == 2:
+            if shares and shares[0][0].seed == 2:
                 future = Future()
                 future.set_result([np.zeros(3)])
             return future

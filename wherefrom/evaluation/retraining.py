@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.trainers import Run, Trainer
-from wherefrom.evaluation.workers import measured, packed, train_apart
+from wherefrom.evaluation.workers import Apart, measured, processes
 from wherefrom.gradients.models import resolve_device
 from wherefrom.store.durable import storage_errors
 
@@ -241,19 +242,23 @@ class Retrainer:
             )
         runs = [Run(row, seed) for row in members for seed in seeds]
         missing = list({run.key: run for run in runs if run not in self.ledger}.values())
-        # Before the first training, not after it.
-        apart = self._workers > 1 and len(missing) > 1
-        sent = packed(self.trainer, self.measurement) if apart else None
         start = len(runs) - len(missing) - len(self.ledger)
 
         def told() -> None:
             if self._progress is not None:
                 self._progress(_PHASE, start + len(self.ledger), len(runs))
 
-        if missing and not self.ledger.repeated:
-            self._check(missing.pop(0))
-            told()
-        self._train(missing, sent, told)
+        several = self._workers > 1 and len(missing) > 1
+        # They begin before the first training: what cannot be sent is refused before it.
+        with (
+            processes(self.trainer, self.measurement, min(self._workers, len(missing)))
+            if several
+            else nullcontext()
+        ) as apart:
+            if missing and not self.ledger.repeated:
+                self._check(missing.pop(0))
+                told()
+            self._train(missing, apart, told)
         found = np.stack([self.ledger.nats(run) for run in runs])
         nats = found.reshape(len(members), len(seeds), -1)
         if (members != members[0]).any() and _alike(nats, nats[:1]):
@@ -279,12 +284,12 @@ class Retrainer:
             )
         self.ledger.add(run, first, repeated=True)
 
-    def _train(self, runs: Sequence[Run], sent: bytes | None, told: Callable[[], None]) -> None:
+    def _train(self, runs: Sequence[Run], apart: Apart | None, told: Callable[[], None]) -> None:
         # However many a trainer likes to get together, every worker gets some.
         size = max(1, min(self.trainer.at_once, math.ceil(len(runs) / self._workers)))
         shares = [runs[first : first + size] for first in range(0, len(runs), size)]
-        if sent is not None and len(shares) > 1:
-            train_apart(sent, shares, self._workers, self._keep, told)
+        if apart is not None and len(shares) > 1:
+            apart.train(shares, self._keep, told)
             return
         for share in shares:
             for run, nats in measured(self.trainer, self.measurement, share):
