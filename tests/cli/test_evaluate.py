@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -24,20 +25,22 @@ from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.cli import evaluate_options
 from wherefrom.cli.evaluate import EVALUATIONS
 from wherefrom.cli.evaluate import evaluate as evaluate_group
-from wherefrom.cli.evaluate_options import Opened, Retrained, Shown
+from wherefrom.cli.evaluate_options import Compared, Opened, Retrained, Shown
 from wherefrom.cli.evaluate_report import evaluating
-from wherefrom.cli.evaluate_subject import opened_index
+from wherefrom.cli.evaluate_subject import chosen_documents, opened_index
 from wherefrom.cli.evaluate_training import trainer_of
 from wherefrom.cli.main import commands
 from wherefrom.curvature.kinds import CURVATURE_KINDS
-from wherefrom.errors import MissingExtraError
+from wherefrom.demo.model import MARKER, Recipe, load_or_train, read_marker
+from wherefrom.errors import EvaluationError, MissingExtraError, ModelError
 from wherefrom.evaluation.baselines import BASELINES
 from wherefrom.evaluation.evidence import SCHEMA, Evidence, Figure
 from wherefrom.evaluation.lds import linear_datamodelling
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.retraining import Retrainer, random_halves
+from wherefrom.evaluation.statistics import Scores
 from wherefrom.evaluation.subject import Subject
-from wherefrom.evaluation.trainers import FunctionTrainer
+from wherefrom.evaluation.trainers import FunctionTrainer, Trainer
 from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,6 +189,10 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
         option = by_name[name]
         assert isinstance(option, click.Option)
         assert f"{getattr(recipe, name)} by default" in " ".join((option.help or "").split())
+    receipts = evaluate_group.get_command(click.Context(evaluate_group), "counterfactual")
+    assert receipts is not None
+    (draws,) = [one.default for one in receipts.params if one.name == "random_draws"]
+    assert draws == 10  # A single question is set against them alone.
 
 
 @pytest.mark.parametrize(
@@ -207,6 +214,10 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
         ["lds", "x", "--queries", "f", "--baselines", "dot,tfidf"],
         ["lds", "x", "--queries", "f", "--curvature", "hessian"],
         ["lds", "x", "--queries", "f", "--workers", "0"],
+        ["lds", "x", "--queries", "f", "--base-model", "m", "--curvature", "identity"],
+        ["loo", "x", "--queries", "f", "--base-model", "m", "--curvature", "identity"],
+        ["counterfactual", "x", "--queries", "f", "--base-model", "m", "--curvature", "identity"],
+        ["pbrf", "x", "--queries", "f", "--curvature", "identity", "--baselines", "bm25,dot"],
         ["loo", "x", "--queries", "f", "--base-model", "m", "--seeds", "0"],
         [
             *("loo", "x", "--queries", "f", "--base-model", "m"),
@@ -224,6 +235,14 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
+
+
+def test_identity_is_refused_beside_the_same_ranking_only() -> None:
+    with pytest.raises(click.UsageError, match="ranks as the baseline dot does"):
+        Compared(None, ("kfac", "identity")).require()
+    Compared((), ("identity",)).require()
+    Compared(("bm25",), ("identity",)).require()
+    Compared(None, ("kfac",)).require()
 
 
 def test_lds_is_the_library_s_and_trains_nothing_twice(home: Path, tmp_path: Path) -> None:
@@ -291,12 +310,48 @@ def test_leave_one_out_and_groups(home: Path) -> None:
     assert found.kind == "loo"
     assert found.setting["largest_group"] == 1
     assert found.value("ekfac", "Pearson") > 0.0
+    assert found.setting["choose"] == "largest"
+    assert any("largest scores of some method" in note for note in found.notes)
     groups = evidence("loo", home / "my.index", *asked, "--group-size", "4")
     assert groups.setting["smallest_group"] == 4
+    assert not any("largest scores" in note for note in groups.notes)
     assert "too few" in error_line(run("loo", home / "my.index", *options(home), "--groups", "2"))
     assert "41 documents" in error_line(
         run("loo", home / "my.index", *options(home), "--groups", "41")
     )
+
+
+def test_every_method_names_a_document_in_turn() -> None:
+    own = np.tile(np.arange(10.0, 0.0, -1.0), (3, 1))  # 0, 1, 2, ...
+    other = -np.tile(np.arange(1.0, 11.0), (3, 1))  # 9, 8, 7, ...
+    noise = np.zeros((3, 10))
+    noise[:, 5] = 100.0
+    scores = {"own": own, "other": other, "random": noise}
+
+    def chosen(scores: dict[str, Scores], count: int) -> list[int]:
+        return list(chosen_documents(scores, count, "largest", 0))
+
+    assert chosen(scores, 4) == [0, 1, 8, 9]
+    assert chosen(scores, 5) == [0, 1, 2, 8, 9]
+    assert chosen({"own": own, "same": 2 * own, "other": other}, 3) == [0, 1, 9]
+    assert chosen({"own": own, "random": noise}, 3) == [0, 1, 2]
+    assert chosen(scores, 10) == list(range(10))
+    assert len(set(chosen_documents(scores, 6, "random", 0))) == 6
+    with pytest.raises(EvaluationError, match="11 documents are asked for and 10 are there"):
+        chosen(scores, 11)
+
+
+def test_of_two_methods_as_good_choosing_makes_neither_better() -> None:
+    """Mean of 300 draws: by one method's own scores the difference would be above .05."""
+    generator = np.random.default_rng(0)
+    gained = []
+    for _ in range(300):
+        truth, one, other = generator.standard_normal((3, 1, 200))
+        scores = {"one": truth + one, "other": truth + other}
+        chosen = chosen_documents(scores, 25, "largest", 0)
+        alike = [np.corrcoef(truth[0, chosen], s[0, chosen])[0, 1] for s in scores.values()]
+        gained.append(alike[0] - alike[1])
+    assert abs(np.mean(gained)) < 0.02
 
 
 def test_counterfactual_prints_a_receipt(home: Path) -> None:
@@ -309,6 +364,17 @@ def test_counterfactual_prints_a_receipt(home: Path) -> None:
     assert found.kind == "counterfactual"
     assert found.setting["k"] == [2, 5]
     assert any("bottom 5" in figure.name for figure in found.figures)
+    assert found.figure("ekfac", "change beyond dot, top 2 removed").unit == "nats"
+    details: Any = found.details
+    assert len(details["receipt"]) == 4
+    assert " ".join(details["receipt"][0].split()) in " ".join(result.stdout.split())
+    with np.load(home / "asked.npz") as arrays:
+        assert [one["target"] for one in details["asked"]] == arrays["targets"].tolist()
+    for one in details["queries"]:
+        assert one["asked"] == details["asked"][one["query"]]
+        assert len(one["removed"]["ekfac, bottom 5 removed"]) == 5
+        assert set(one["removed"]["dot, top 2 removed"]) <= {f"{i:02d}" for i in range(40)}
+        assert f"query {one['query']} (target {one['asked']['target']}, " in one["receipt"][0]
 
 
 def test_evaluations_that_train_nothing(home: Path) -> None:
@@ -319,6 +385,8 @@ def test_evaluations_that_train_nothing(home: Path) -> None:
         figure.name == "top 10 in 20"
         for figure in evidence("fidelity", home / "my.index", *asked, "-k", "20").figures
     )
+    without = evidence("fidelity", home / "my.index", *asked, "--no-layers")
+    assert {figure.method for figure in without.figures} == {"stored", "reranked"}
     pbrf = evidence(
         "pbrf", home / "my.index", *asked, "--documents", "4", "--damping", "1", "--most", "900"
     )
@@ -343,6 +411,92 @@ def test_responses_stand_beside_leave_one_out(home: Path) -> None:
     assert both.setting["leave-one-out"]["groups"] == 4
     result = run(*asked, "--leave-one-out")
     assert "give --train FILE.py:FUNCTION" in error_line(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "train", "said"),
+    [
+        (["lds"], "nothing", "no function 'nothing'"),
+        (["loo"], "nothing", "no function 'nothing'"),
+        (["loo", "--groups", "41"], "train", "41 documents are asked for and 40 are there"),
+        (["loo", "--groups", "5", "--group-size", "40"], "train", "leave out some, not all"),
+        (["counterfactual"], "nothing", "no function 'nothing'"),
+        (["counterfactual", "-k", "3,40"], "train", "k=[3, 40] of 40 documents"),
+        (["pbrf", "--documents", "41"], "train", "41 documents are asked for"),
+        (["pbrf", "--leave-one-out"], "nothing", "no function 'nothing'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_scores_are_computed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], train: str, said: str
+) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("something that takes long was begun")
+
+    for name in ("influence", "baselines", "fit"):
+        monkeypatch.setattr(f"wherefrom.cli.evaluate_subject.{name}", begun)
+    name, *rest = arguments
+    assert said in error_line(run(name, home / "my.index", *options(home, train=train), *rest))
+
+
+def test_baselines_that_do_not_apply_are_refused_before_curvatures_are_fitted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("something that takes long was begun")
+
+    monkeypatch.setattr("wherefrom.cli.evaluate_subject.influence", begun)
+    line = error_line(run("lds", home / "my.index", *options(home), "--baselines", "bm25"))
+    assert "these documents are tensors" in line
+
+
+def test_a_receipt_of_text_is_set_against_bm25_and_says_what_was_asked(texts: Path) -> None:
+    asked = ["--prompt", "[red]the union", "--completion", " shall be", "--contrast", " end"]
+    tuned = ["--base-model", texts / "base", "--epochs", "1", "--cache", texts / "cache"]
+    small = ["-k", "2", "--seeds", "1", "--random-draws", "2", "--baselines", "dot,bm25"]
+    command = ["counterfactual", texts / "lm.index", *asked, *tuned, *small]
+    found = evidence(*command)
+    names = {figure.name for figure in found.figures}
+    assert "change beyond bm25, top 2 removed" in names
+    assert "change beyond dot, top 2 removed" not in names
+    assert any("2 random sets of each size: so few" in note for note in found.notes)
+    details: Any = found.details
+    question = {"prompt": "[red]the union", "completion": " shall be", "contrast": " end"}
+    assert details["asked"] == [question]
+    ids = set(wf.open(texts / "lm.index").doc_ids())
+    (one,) = details["queries"]
+    assert all(len(set(own) & ids) == 2 for own in one["removed"].values())
+    printed = " ".join(run(*command, "--width", "400").stdout.split())
+    assert 'query 0 ("shall be" after "[red]the union", not "end")' in printed
+
+
+def test_the_demo_s_training_takes_the_recipe_and_documents_of_its_model(tmp_path: Path) -> None:
+    documents = text_documents(10)
+    recipe = Recipe(300, 48, 16, 24, layers=1, heads=2, epochs=1, batch_size=4)
+    folder = tmp_path / "model"
+    load_or_train(folder, documents, seed=3, progress=lambda *_: None, recipe=recipe)
+    retrained = Retrained("demo", None, None, None, 1, 1, tmp_path / "cache")
+
+    def trainer(over: Sequence[wf.Document], name: str) -> Trainer:
+        wf.build(str(folder), over, tmp_path / name, encoder="none")
+        opened = Opened(None, None, "cpu")
+        index = opened_index(tmp_path / name, opened)
+        subject = Subject.of_index(index, [wf.Query("the", " union")])
+        return trainer_of(index, subject, opened, retrained)
+
+    assert str(recipe) in trainer(documents, "same").recipe
+    with pytest.raises(EvaluationError, match=r"holds 7 documents, and the model .* on 10 "):
+        trainer(documents[:7], "fewer")
+    with pytest.raises(EvaluationError, match=r"holds 10 documents, and the model .* on others "):
+        trainer(documents[::-1], "reversed")
+    marker = folder / MARKER
+    kept = json.loads(marker.read_text())
+    del kept["documents"]
+    marker.write_text(json.dumps(kept))
+    assert read_marker(folder).documents is None
+    kept["recipe"]["unknown"] = 1
+    marker.write_text(json.dumps(kept))
+    with pytest.raises(ModelError, match="a recipe of another version"):
+        read_marker(folder)
 
 
 def test_the_demo_training_is_for_the_demo(texts: Path) -> None:
@@ -474,7 +628,10 @@ def test_the_base_is_fine_tuned(texts: Path, index: str) -> None:
     found = evidence("lds", texts / index, *asked, *tuned, "--subsets", "20", "--seeds", "1")
     assert found.setting["models_per_subset"] == 1
     assert {"bm25", "embedding"} < {figure.method for figure in found.figures}
-    assert "One model a subset" in found.notes[0]
+    assert any("One model a subset" in note for note in found.notes)
+    assert found.details["asked"] == [
+        {"prompt": "the union", "completion": " shall be preserved", "contrast": None}
+    ]
 
 
 def test_one_question_on_the_command_line(texts: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,11 +19,14 @@ from wherefrom.evaluation.counterfactual import removals
 from wherefrom.evaluation.effects import crossed_mean
 from wherefrom.evaluation.evidence import Evidence
 from wherefrom.evaluation.measurement import Measurement
-from wherefrom.evaluation.receipts import receipt
+from wherefrom.evaluation.receipts import receipt, what_was_asked, with_receipts
 from wherefrom.evaluation.retraining import Retrainer
 from wherefrom.evaluation.scores import fit, influence
 from wherefrom.evaluation.subject import Subject
 from wherefrom.evaluation.trainers import FunctionTrainer, Run
+from wherefrom.gradients.batches import stack_examples
+from wherefrom.query.questions import Question
+from wherefrom.records import Query, QuerySet
 
 DOCUMENTS, QUERIES = 30, 4
 
@@ -81,6 +84,13 @@ def judged(evidence: Evidence, query: int) -> dict[tuple[str, str], Any]:
     return {(entry["method"], entry["what"]): entry for entry in own}
 
 
+def listed(evidence: Evidence, query: int) -> dict[str, list[Any]]:
+    """The documents removed for a query."""
+    details: Any = evidence.details
+    (own,) = [one for one in details["queries"] if one["query"] == query]
+    return dict(own["removed"])
+
+
 def test_without_noise_changes_are_minus_the_sums_of_true_effects() -> None:
     truth = effects()
     evidence = removals(
@@ -134,8 +144,7 @@ def test_figures_of_one_query_are_paired_tests_over_seeds() -> None:
     figure = evidence.figure("true", "change beyond random, top 3 removed")
     assert figure.value == pytest.approx(np.mean(entry["by_seed"]) - np.mean(drawn))
     assert (figure.low, figure.high) == (None, None)  # one draw does not say how draws differ
-    details: Any = evidence.details
-    assert details["removed"]["true, top 3 removed"] == sorted(np.flatnonzero(~less).tolist())
+    assert listed(evidence, 2)["true, top 3 removed"] == sorted(np.flatnonzero(~less).tolist())
     assert judged(evidence, 2).keys() == {("true", "top 3 removed"), ("random", "top 3 removed")}
 
 
@@ -203,6 +212,8 @@ def test_scores_without_a_unit_predict_nothing() -> None:
     assert predictors(removals(methods, retrainer(), **options)) == {"ekfac", "own"}
     chosen = removals(methods, retrainer(), in_nats=["bm25"], **options)
     assert predictors(chosen) == {"bm25"}
+    plainly = {"identity": truth, "identity, stored": truth, "ekfac, stored": truth}
+    assert predictors(removals(plainly, retrainer(), **options)) == {"ekfac, stored"}
 
 
 def predictors(evidence: Evidence) -> set[str]:
@@ -217,14 +228,56 @@ def test_ties_are_broken_at_random_by_the_seed() -> None:
         evidence = removals(
             {"flat": flat}, retrainer(), subject="s", k=[6], seeds=[0], query=0, seed=seed
         )
-        details: Any = evidence.details
-        return list(details["removed"]["flat, top 6 removed"])
+        return listed(evidence, 0)["flat, top 6 removed"]
 
     assert chosen(0) == chosen(0)
     assert chosen(0) != chosen(1)
     assert 7 in chosen(0)
     assert len(chosen(1)) == 6
     assert chosen(0) != [0, 1, 2, 3, 4, 7]
+
+
+def test_what_was_removed_is_named_for_every_query() -> None:
+    truth = effects()
+    names = [f"d{place}" for place in range(DOCUMENTS)]
+    options: dict[str, Any] = {"subject": "s", "k": [2, 3], "seeds": [0], "opponents": True}
+    evidence = removals({"a": truth, "b": -truth}, retrainer(), doc_ids=names, **options)
+    for query in range(QUERIES):
+        order = np.argsort(-truth[query])
+        found = listed(evidence, query)
+        assert len(found) == 8
+        assert set(found["a, top 3 removed"]) == {names[place] for place in order[:3]}
+        assert found["a, top 2 removed"] == found["b, bottom 2 removed"]
+        assert set(found["b, top 2 removed"]) == {names[place] for place in order[-2:]}
+    with pytest.raises(EvaluationError, match="29 doc_ids for 30 documents"):
+        removals({"a": truth}, retrainer(), doc_ids=names[1:], **options)
+
+
+def test_a_long_list_of_what_was_removed_ends_with_whole_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for most, queries in ((25, 2), (1, 1), (40, 4)):
+        monkeypatch.setattr("wherefrom.evaluation.counterfactual._LISTED", most)
+        options: dict[str, Any] = {"subject": "s", "k": [4, 6], "seeds": [0, 1]}
+        evidence = removals({"a": effects()}, retrainer(0.1), **options)
+        details: Any = evidence.details
+        assert ["removed" in one for one in details["queries"]] == [q < queries for q in range(4)]
+        note = f"The documents removed are listed for the first {queries} of 4 queries."
+        assert (note in evidence.notes) == (queries < 4)
+
+
+def test_few_random_sets_against_one_query_are_noted() -> None:
+    def noted(draws: int, query: int | None) -> bool:
+        options: dict[str, Any] = {"subject": "s", "k": [2], "seeds": [0, 1]}
+        evidence = removals(
+            {"a": effects()}, retrainer(0.1), query=query, random_draws=draws, **options
+        )
+        return any("can show little" in note for note in evidence.notes)
+
+    assert noted(1, 0)
+    assert noted(4, 0)
+    assert not noted(5, 0)
+    assert not noted(4, None)
 
 
 def test_notes_say_what_chance_explains_and_what_goes_the_wrong_way() -> None:
@@ -275,6 +328,70 @@ def test_a_receipt_without_an_interval_says_so() -> None:
     assert "retrained with one seed" in text
     assert "nats (no interval)" in text
     assert "chance" not in text
+
+
+def test_seeds_that_make_no_difference_are_told_as_one() -> None:
+    options: dict[str, Any] = {"subject": "s", "k": [2], "seeds": [0, 1, 2]}
+    assert "retrained with 3 seeds" in receipt(
+        removals({"t": effects()}, retrainer(0.1), **options)
+    )
+    assert "retrained with one seed" in receipt(removals({"t": effects()}, retrainer(), **options))
+
+
+def test_a_receipt_tells_of_the_difference_from_the_reference() -> None:
+    methods = {"ekfac": effects(), "bm25": effects()[::-1].copy(), "dot": -effects()}
+    evidence = removals(
+        methods, retrainer(0.1), subject="s", k=[2], seeds=[0, 1], query=0, reference="bm25"
+    )
+    figure = evidence.figure("ekfac", "change beyond bm25, top 2 removed")
+    assert f"; the difference is {figure.value:+.4g} nats (standard error " in receipt(evidence)
+    assert receipt(evidence).count("the difference is") == 1
+
+
+def test_a_receipt_says_what_was_asked() -> None:
+    batch = stack_examples(torch.ones(1, 2, dtype=torch.bfloat16), torch.tensor([7]), ["q"])
+    other = stack_examples(torch.zeros(1, 2, dtype=torch.bfloat16), torch.tensor([7]), ["q"])
+    image = torch.zeros(1, 2), torch.zeros(1, 2)
+    query = Query("the union", " shall\n\nbe preserved", " end")
+    questions = [
+        Question(query, ()),
+        Question(QuerySet((Query("", "gold"), query), "sum"), ()),
+        Question(None, ((1.0, batch),)),
+        Question(None, ((1.0, other), (-1.0, stack_examples(*image, ["q"])))),
+    ]
+    (double,) = cast("list[Any]", what_was_asked([Question(None, ((2.0, batch),))]))
+    assert double[0]["weight"] == 2.0
+    text, several, example, weighted = cast("list[Any]", what_was_asked(questions))
+    assert text == {"prompt": query.prompt, "completion": query.completion, "contrast": " end"}
+    assert several["queries"][1] == text
+    assert several["reduce"] == "sum"
+    assert example["target"] == 7
+    assert [term["weight"] for term in weighted] == [1.0, -1.0]
+    assert weighted[0]["target"] == 7
+    assert "target" not in weighted[1]
+    assert len({example["sha256"], *(term["sha256"] for term in weighted)}) == 3
+
+    evidence = removals({"t": effects()}, retrainer(0.1), subject="s", k=[2, 3], seeds=[0, 1])
+    told = with_receipts(evidence, questions)
+    again = Evidence.from_json(json.loads(json.dumps(told.to_json())))
+    details: Any = again.details
+    assert details["receipt"] == receipt(evidence).split("\n\n")
+    assert [one["asked"] for one in details["queries"]] == [text, several, example, weighted]
+    for one in details["queries"]:
+        assert one["receipt"] == receipt(again, one["query"]).split("\n\n")
+        assert len(one["receipt"]) == 2
+    said = (
+        'query 0 ("shall be preserved" after "the union", not "end") changes',
+        'query 1 (sum of 2: "gold", ...) changes',
+        f"query 2 (target 7, SHA-256 {example['sha256'][:12]}) changes",
+        "query 3 (2 weighted examples) changes",
+    )
+    for query_number, words in enumerate(said):
+        assert words in details["queries"][query_number]["receipt"][1]
+    with pytest.raises(EvaluationError, match="evidence of more than 3 questions"):
+        with_receipts(evidence, questions[:3])
+    with pytest.raises(EvaluationError, match="evidence of kind 'lds'"):
+        with_receipts(Evidence("lds", "s", (), {}), questions)
 
 
 def test_a_receipt_of_something_else_is_refused() -> None:

@@ -15,7 +15,7 @@ from scipy.stats import pearsonr, spearmanr
 import wherefrom as wf
 from test_index import examples
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
-from wherefrom.errors import EvaluationError
+from wherefrom.errors import CurvatureError, EvaluationError
 from wherefrom.evaluation.evidence import Evidence
 from wherefrom.evaluation.fidelity import index_fidelity, layer_scores
 from wherefrom.evaluation.retraining import random_halves
@@ -87,6 +87,22 @@ def test_few_layers_at_a_time_give_the_same(
     monkeypatch.setattr("wherefrom.evaluation.fidelity._ENCODED_BYTES", 1)
     for one, other in zip(whole, layer_scores(signs, asked), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12 * np.abs(one).max())
+
+
+def test_scores_of_layers_that_do_not_fit_are_refused_first(
+    signs: wf.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = len(signs.asker.extractor.layers)
+    needed = 3 * 8 * layers * len(QUERIES) * 30
+    monkeypatch.setattr("wherefrom.curvature.memory._limit", lambda device: needed - 1)
+
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("a solution was computed")
+
+    monkeypatch.setattr("wherefrom.evaluation.fidelity._solved", begun)
+    said = f"scores of {layers} layers, 3 queries and 30 documents would need .* --no-layers"
+    with pytest.raises(CurvatureError, match=said):
+        index_fidelity(signs, QUERIES)
 
 
 def held(exact: NDArray[np.float64], stored: NDArray[np.float64], top: int, count: int) -> float:

@@ -7,8 +7,13 @@ import pytest
 from scipy.stats import spearmanr
 
 from wherefrom.errors import EvaluationError
-from wherefrom.evaluation.evidence import SCHEMA, Evidence, plain
-from wherefrom.evaluation.lds import CEILING, datamodelling_scores, linear_datamodelling
+from wherefrom.evaluation.evidence import SCHEMA, Evidence, Figure, plain
+from wherefrom.evaluation.lds import (
+    CEILING,
+    OTHER_SEEDS,
+    datamodelling_scores,
+    linear_datamodelling,
+)
 from wherefrom.evaluation.retraining import Outcomes, random_halves
 
 DOCUMENTS, QUERIES, SUBSETS = 40, 5, 60
@@ -65,7 +70,13 @@ def test_intervals_pairs_and_ceiling() -> None:
     assert gained.value == pytest.approx(true.value - evidence.value("blurred", "LDS"))
     assert gained.low > 0.0
     # Two models each with noise of .7: what one foretells of the other is less than the truth does.
-    assert 0.4 < evidence.value(CEILING, "LDS") < true.value
+    between = evidence.value(OTHER_SEEDS, "LDS")
+    assert 0.4 < between < true.value
+    ceiling = evidence.figure(CEILING, "LDS")
+    assert ceiling.value == pytest.approx(np.sqrt(2 * between / (1 + between)))
+    # The true scores are perfect ones.
+    assert ceiling.low < true.value < ceiling.high
+    assert abs(ceiling.value - true.value) < 0.05
     stored = json.loads(json.dumps(evidence.to_json()))
     assert stored["schema"] == SCHEMA
     assert Evidence.from_json(stored).to_json() == stored
@@ -81,7 +92,7 @@ def test_one_model_a_subset_has_no_ceiling_and_says_so() -> None:
     scores, outcomes = world(0.7, seeds=1)
     evidence = linear_datamodelling({"a": scores}, outcomes, subject="")
     assert {figure.method for figure in evidence.figures} == {"a"}
-    assert "noise between seeds" in evidence.notes[0]
+    assert "noise between seeds" in evidence.notes[-1]
 
 
 def test_too_few_subsets_and_other_shapes_are_refused() -> None:
@@ -89,10 +100,28 @@ def test_too_few_subsets_and_other_shapes_are_refused() -> None:
     few = Outcomes(outcomes.members[:19], outcomes.nats[:19])
     with pytest.raises(EvaluationError, match="19 subsets are too few"):
         linear_datamodelling({"a": scores}, few, subject="")
-    with pytest.raises(EvaluationError, match=r"scores of shape \(40, 5\)"):
+    with pytest.raises(EvaluationError, match=r"have shape \(40, 5\)"):
         datamodelling_scores(scores.T, outcomes)
     with pytest.raises(EvaluationError, match="is none of a"):
         linear_datamodelling({"a": scores}, outcomes, subject="", reference="b")
+
+
+def test_what_is_no_number_is_refused_before_it_is_a_figure() -> None:
+    scores, outcomes = world(0.7)
+    scores[0, 0] = np.nan
+    with pytest.raises(EvaluationError, match="'a' hold NaN"):
+        linear_datamodelling({"a": scores}, outcomes, subject="")
+    with pytest.raises(EvaluationError, match="is nan, which is no figure"):
+        Figure("a", "LDS", float("nan"))
+
+
+def test_one_question_speaks_for_itself() -> None:
+    scores, outcomes = world(0.7)
+    alone = Outcomes(outcomes.members, outcomes.nats[:, :, :1])
+    evidence = linear_datamodelling({"a": scores[:1]}, alone, subject="")
+    assert evidence.notes[0].startswith("One question: ")
+    few = linear_datamodelling({"a": scores}, outcomes, subject="")
+    assert few.notes[0].startswith("5 questions are few")
 
 
 def test_plain_json_knows_no_nan() -> None:
@@ -105,3 +134,7 @@ def test_plain_json_knows_no_nan() -> None:
 def test_results_of_another_schema_are_refused() -> None:
     with pytest.raises(EvaluationError, match="schema 'other/9'"):
         Evidence.from_json({"schema": "other/9"})
+    with pytest.raises(EvaluationError, match="lacks or adds"):
+        Evidence.from_json({"schema": SCHEMA})
+    with pytest.raises(EvaluationError, match="lacks or adds"):
+        Evidence.from_json({**Evidence("a", "b", (), {}).to_json(), "figures": [{"metod": "a"}]})

@@ -16,7 +16,7 @@ from subjects import DOCUMENTS, QUERIES, LeastSquares, regression, tensors
 from torch import nn
 
 from wherefrom.errors import EvaluationError
-from wherefrom.evaluation.agreement import agreement, linear_correlations
+from wherefrom.evaluation.agreement import agreement
 from wherefrom.evaluation.leave_out import (
     Removals,
     group_sums,
@@ -27,6 +27,7 @@ from wherefrom.evaluation.leave_out import (
 )
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.retraining import Retrainer
+from wherefrom.evaluation.statistics import linear_correlations
 from wherefrom.evaluation.trainers import Run, Trainer
 
 EVERY = one_document_each(DOCUMENTS, range(DOCUMENTS))
@@ -126,7 +127,7 @@ def test_noise_larger_than_the_effect_is_said() -> None:
     assert any("larger than what the groups differ by" in note for note in loud.notes)
     assert loud.value("retraining, other seeds", "Pearson") < 0.5
     quiet = leave_out(truth, EVERY, retrainer(Noisy(1e-4)), seeds, subject="least squares")
-    assert quiet.notes == ()
+    assert not any("larger than" in note for note in quiet.notes)
     assert quiet.value("retraining", "noise") < 0.01 * quiet.value("retraining", "effect")
     assert quiet.value("retraining, other seeds", "Pearson") > 0.999
     assert quiet.value("truth", "Pearson") > 0.999
@@ -220,9 +221,9 @@ def test_groups_of_nothing_or_everything_are_refused(size: int) -> None:
 
 
 def test_scores_of_other_documents_or_questions_are_refused() -> None:
-    with pytest.raises(EvaluationError, match="groups of 24 documents"):
+    with pytest.raises(EvaluationError, match=r"'a' have shape \(3, 5\)"):
         leave_out({"a": np.ones((3, 5))}, EVERY, retrainer(), [0], subject="x")
-    with pytest.raises(EvaluationError, match="'a' predicts changes of shape"):
+    with pytest.raises(EvaluationError, match=r"'a' have shape \(2, 24\)"):
         leave_out({"a": np.ones((2, DOCUMENTS))}, EVERY, retrainer(), [0], subject="x")
     scores = {"a": np.ones((QUERIES, DOCUMENTS))}
     with pytest.raises(EvaluationError, match="reference 'b' is none of a"):

@@ -51,7 +51,7 @@ def test_bars_stand_for_the_figures(tmp_path: Path, drawn: list[Canvas]) -> None
     assert [bar.get_width() for bar in lds.patches] == [-0.125, 0.25, 0.75]
     intervals = [line.get_xdata() for line in lds.lines if len(set(line.get_ydata())) == 1]
     assert [list(ends) for ends in intervals] == [[0.125, 0.5], [0.5, 1.0]]
-    assert canvas.get_suptitle() == "digits $^$ perceptron"
+    assert canvas.get_suptitle() == "digits $^$ perceptron: lds, 95 % intervals"
     assert canvas.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
 
 

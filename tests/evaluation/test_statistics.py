@@ -38,6 +38,7 @@ def test_a_constant_list_foretells_nothing_whatever_its_size() -> None:
     rising = np.arange(5.0)
     for constant in (0.0, 0.1, 1e300, 1e-300):
         assert pearson(rising, np.full(5, constant)) == 0.0
+        assert pearson(np.full(5, constant), np.full(5, constant)) == 0.0
     assert pearson(rising * 1e-150, rising * 1e150) == pytest.approx(1.0)
 
 

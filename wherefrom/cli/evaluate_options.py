@@ -80,6 +80,18 @@ class Compared:
     baselines: tuple[str, ...] | None
     curvatures: tuple[str, ...]
 
+    def require(self) -> None:
+        """Refuse to judge one ranking under two names.
+
+        Raises:
+            UsageError: Under the curvature ``identity`` scores are gradients' inner products.
+        """
+        if "identity" in self.curvatures and (self.baselines is None or "dot" in self.baselines):
+            raise click.UsageError(
+                "--curvature identity ranks as the baseline dot does; leave it out, or dot out of "
+                "--baselines"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Retrained:

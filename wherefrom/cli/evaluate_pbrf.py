@@ -41,7 +41,8 @@ __all__ = ["pbrf"]
     type=click.Choice(["random", "largest"]),
     default="random",
     show_default=True,
-    help="Which: drawn at random, or those of the largest scores of either sign.",
+    help="Which: drawn at random, or those of the largest scores of either sign; every method (but "
+    "random) names one in turn.",
 )
 @click.option(
     "--step",
@@ -64,7 +65,8 @@ __all__ = ["pbrf"]
     default=1e-2,
     show_default=True,
     metavar="SHARE",
-    help="What may be left of the gradient at the minimum.",
+    help="What may be left of the gradient at the minimum; or, on a kink of ReLUs, of the root of "
+    "what ten steps still gain.",
 )
 @click.option(
     "--most",
@@ -108,18 +110,28 @@ def pbrf(
     for each. Leaving the documents out is another thing, and trains anew: see `loo`.
     """
     asked.require()
+    compared.require()
     if leave_one_out:
         retrained.require(opened)
     with evaluating(shown) as progress:
-        from wherefrom.cli.evaluate_subject import choose_documents, prepare
+        from wherefrom.cli.evaluate_subject import (
+            chosen_documents,
+            noting_choice,
+            prepare,
+            reference,
+            require_documents,
+        )
         from wherefrom.evaluation.agreement import require_changes
         from wherefrom.evaluation.evidence import beside
         from wherefrom.evaluation.leave_out import leave_out, one_document_each
         from wherefrom.evaluation.pbrf import proximal_bregman, proximal_responses
 
         require_changes(documents)
-        work = prepare(index, asked, opened, compared, seed)
-        chosen = choose_documents(work.own, documents, choose, seed)
+        work = prepare(index, asked, opened)
+        require_documents(documents, len(work.subject))
+        retrainer = work.retrainer(opened, retrained, progress) if leave_one_out else None
+        scores = work.scores(compared, seed)
+        chosen = chosen_documents(scores, documents, choose, seed)
         responses = proximal_responses(
             work.subject,
             chosen,
@@ -131,19 +143,18 @@ def pbrf(
             progress=lambda done, total: progress("responses", done, total),
         )
         evidence = proximal_bregman(
-            work.scores, responses, subject=work.subject.name, reference=work.reference
+            scores, responses, subject=work.subject.name, reference=reference(scores, "dot")
         )
-        retrainer = None
-        if leave_one_out:
-            retrainer = work.retrainer(opened, retrained, progress)
+        if retrainer is not None:
             with resumable(retrainer):
                 left_out = leave_out(
-                    {**work.scores, "pbrf": responses.as_scores(len(work.subject))},
+                    {**scores, "pbrf": responses.as_scores(len(work.subject))},
                     one_document_each(len(work.subject), responses.documents),
                     retrainer,
                     range(retrained.seeds),
                     subject=work.subject.name,
                 )
             evidence = beside(evidence, "leave-one-out", left_out)
-        evidence = work.recorded(evidence, retrainer)
+        evidence = work.recorded(evidence, retrainer, choose=choose)
+        evidence = noting_choice(evidence, choose)
     show_evidence(evidence, shown)

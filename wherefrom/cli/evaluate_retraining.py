@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -22,12 +21,6 @@ from wherefrom.cli.evaluate_options import (
     shown_options,
 )
 from wherefrom.cli.evaluate_report import evaluating, resumable, show_evidence
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from wherefrom.evaluation.statistics import Scores
 
 __all__ = ["counterfactual", "lds", "loo"]
 
@@ -63,24 +56,30 @@ def lds(
     """Linear datamodeling score of INDEX: train on random halves, compare with sums of scores.
 
     The rank correlation, mean over queries, of what models trained on random halves of the
-    documents say with the sums of scores over these halves. `retraining, other seeds` is what
-    chance leaves possible.
+    documents say with the sums of scores over these halves. `ceiling` is what scores that were
+    perfect would reach, for chance in training is foretold by nothing.
     """
     asked.require()
+    compared.require()
     retrained.require(opened)
     with evaluating(shown) as progress:
-        from wherefrom.cli.evaluate_subject import prepare
+        from wherefrom.cli.evaluate_subject import prepare, reference
         from wherefrom.evaluation.lds import linear_datamodelling
         from wherefrom.evaluation.retraining import random_halves, require_subsets
 
         require_subsets(subsets)
-        work = prepare(index, asked, opened, compared, seed)
+        work = prepare(index, asked, opened)
         retrainer = work.retrainer(opened, retrained, progress)
+        scores = work.scores(compared, seed)
         halves = random_halves(len(work.subject), subsets, seed)
         with resumable(retrainer):
             outcomes = retrainer.outcomes(halves, range(retrained.seeds))
         evidence = linear_datamodelling(
-            work.scores, outcomes, subject=work.subject.name, reference=work.reference, seed=seed
+            scores,
+            outcomes,
+            subject=work.subject.name,
+            reference=reference(scores, "dot"),
+            seed=seed,
         )
         evidence = work.recorded(
             evidence, retrainer, halves_seed=seed, seeds=list(range(retrained.seeds))
@@ -113,7 +112,7 @@ def lds(
     default="random",
     show_default=True,
     help="Which documents: drawn at random, or those of the largest scores of either sign, whose "
-    "effect chance hides least.",
+    "effect chance hides least; every method (but random) names one in turn.",
 )
 @retrained_options
 @compared_options
@@ -138,28 +137,44 @@ def loo(
     changes differ by between seeds alone.
     """
     asked.require()
+    compared.require()
     retrained.require(opened)
     if choose == "largest" and group_size > 1:
         raise click.UsageError("--choose largest takes single documents; leave --group-size out")
     with evaluating(shown) as progress:
-        from wherefrom.cli.evaluate_subject import prepare
+        from wherefrom.cli.evaluate_subject import (
+            chosen_documents,
+            noting_choice,
+            prepare,
+            reference,
+            require_documents,
+        )
         from wherefrom.evaluation.agreement import require_changes
-        from wherefrom.evaluation.leave_out import leave_out
+        from wherefrom.evaluation.leave_out import leave_out, one_document_each, random_groups
 
         require_changes(groups)
-        work = prepare(index, asked, opened, compared, seed)
+        work = prepare(index, asked, opened)
         retrainer = work.retrainer(opened, retrained, progress)
-        left_out = _groups(work.own, groups, group_size, choose, seed)
+        documents = len(work.subject)
+        if group_size > 1:
+            left_out = random_groups(documents, groups, group_size, seed)
+        else:
+            require_documents(groups, documents)
+        scores = work.scores(compared, seed)
+        if group_size == 1:
+            chosen = chosen_documents(scores, groups, choose, seed)
+            left_out = one_document_each(documents, chosen)
         with resumable(retrainer):
             evidence = leave_out(
-                work.scores,
+                scores,
                 left_out,
                 retrainer,
                 range(retrained.seeds),
                 subject=work.subject.name,
-                reference=work.reference,
+                reference=reference(scores, "dot"),
             )
-        evidence = work.recorded(evidence, retrainer)
+        evidence = work.recorded(evidence, retrainer, choose=choose)
+        evidence = noting_choice(evidence, choose)
     show_evidence(evidence, shown)
 
 
@@ -178,10 +193,11 @@ def loo(
 @click.option(
     "--random-draws",
     type=click.IntRange(min=1),
-    default=3,
+    default=10,
     show_default=True,
     metavar="N",
-    help="Random sets of each size to remove in comparison.",
+    help="Random sets of each size to remove in comparison, shared by all questions; against fewer "
+    "than 5 a single question shows little.",
 )
 @retrained_options
 @compared_options
@@ -206,38 +222,33 @@ def counterfactual(
     top documents of simpler rankings.
     """
     asked.require()
+    compared.require()
     retrained.require(opened)
     with evaluating(shown) as progress:
-        from wherefrom.cli.evaluate_subject import prepare
-        from wherefrom.evaluation.counterfactual import removals
+        from wherefrom.cli.evaluate_subject import prepare, reference
+        from wherefrom.evaluation.counterfactual import removals, require_removed
+        from wherefrom.evaluation.receipts import receipt, with_receipts
 
-        work = prepare(index, asked, opened, compared, seed)
+        work = prepare(index, asked, opened)
+        require_removed(k, len(work.subject))
         retrainer = work.retrainer(opened, retrained, progress)
+        scores = work.scores(compared, seed)
         with resumable(retrainer):
             evidence = removals(
-                work.scores,
+                scores,
                 retrainer,
                 subject=work.subject.name,
                 k=k,
                 seeds=range(retrained.seeds),
                 opponents=opponents,
                 random_draws=random_draws,
+                reference=reference(scores, "bm25", "dot"),
+                doc_ids=work.subject.doc_ids,
                 seed=seed,
             )
-        evidence = work.recorded(evidence, retrainer)
+        evidence = with_receipts(work.recorded(evidence, retrainer), work.subject.questions)
     show_evidence(evidence, shown)
     if not shown.as_json:
         from wherefrom.cli.render import terminal
-        from wherefrom.evaluation.receipts import receipt
 
         terminal(shown.width).print(f"\n{receipt(evidence)}")
-
-
-def _groups(own: Scores, count: int, size: int, choose: str, seed: int) -> NDArray[np.bool_]:
-    from wherefrom.cli.evaluate_subject import choose_documents
-    from wherefrom.evaluation.leave_out import one_document_each, random_groups
-
-    documents = own.shape[1]
-    if size > 1:
-        return random_groups(documents, count, size, seed)
-    return one_document_each(documents, choose_documents(own, count, choose, seed))

@@ -33,11 +33,22 @@ _INDEX = click.argument("index", type=click.Path(path_type=Path))
     help="Among how many of the best by stored scores to look for the true top 10; 10,100 by "
     "default.",
 )
+@click.option(
+    "--no-layers",
+    is_flag=True,
+    help="Leave out what is told of each layer, which holds its scores of every document.",
+)
 @opened_options
 @seed_option
 @shown_options
 def fidelity(
-    index: Path, asked: Asked, k: tuple[int, ...] | None, opened: Opened, seed: int, shown: Shown
+    index: Path,
+    asked: Asked,
+    k: tuple[int, ...] | None,
+    no_layers: bool,
+    opened: Opened,
+    seed: int,
+    shown: Shown,
 ) -> None:
     """Fidelity of INDEX: its stored scores against uncompressed ones, of every document.
 
@@ -49,7 +60,9 @@ def fidelity(
         from wherefrom.evaluation.fidelity import index_fidelity
 
         found = opened_index(index, opened)
-        evidence = index_fidelity(found, read_asked(index, asked), k=k, seed=seed)
+        evidence = index_fidelity(
+            found, read_asked(index, asked), k=k, by_layer=not no_layers, seed=seed
+        )
     show_evidence(evidence, shown)
 
 

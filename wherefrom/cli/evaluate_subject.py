@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from wherefrom.errors import EvaluationError, QueryError
 from wherefrom.evaluation.baselines import baselines
 from wherefrom.evaluation.evidence import Evidence
 from wherefrom.evaluation.measurement import Measurement
+from wherefrom.evaluation.receipts import what_was_asked
 from wherefrom.evaluation.retraining import Retrainer
 from wherefrom.evaluation.scores import fit, influence
 from wherefrom.evaluation.statistics import Scores
@@ -31,39 +33,50 @@ from wherefrom.store import Manifest
 
 __all__ = [
     "Prepared",
-    "choose_documents",
+    "chosen_documents",
+    "noting_choice",
     "opened_index",
     "prepare",
     "read_asked",
+    "reference",
+    "require_documents",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An index and what is judged of it.
+    """An index and what is asked of its model.
 
     Attributes:
         index: Open.
+        queries: As they were given.
         subject: Its model, documents and questions.
-        scores: ``[query, document]`` by method, the index's own first.
     """
 
     index: Index
+    queries: Queries
     subject: Subject
-    scores: dict[str, Scores]
 
-    @property
-    def own(self) -> Scores:
-        """The index's uncompressed scores."""
-        return next(iter(self.scores.values()))
+    def scores(self, compared: Compared, seed: int) -> dict[str, Scores]:
+        """What is to be judged: ``[query, document]`` by method, the index's own first.
 
-    @property
-    def reference(self) -> str | None:
-        """What other methods are set against: the gradient dot product, where it is there."""
-        return "dot" if "dot" in self.scores else None
+        Raises:
+            WherefromError: A curvature cannot be fitted, or a baseline does not apply.
+        """
+        subject, index = self.subject, self.index
+        # What does not apply is known before any curvature is fitted.
+        simpler = baselines(subject, compared.baselines, seed=seed)
+        own = index.manifest.curvature.kind
+        scores = {own: influence(subject, index.curvature)}
+        if index.manifest.encoder.fidelity is not None:
+            scores[f"{own}, stored"] = index.scores(self.queries, tier="stored")
+        for kind in compared.curvatures:
+            if kind != own:
+                scores[kind] = influence(subject, fit(subject, kind, seed=seed))
+        return scores | simpler
 
     def recorded(self, evidence: Evidence, retrainer: Retrainer | None, **more: JSON) -> Evidence:
-        """Evidence whose setting says of which index it is, and how models were trained."""
+        """Evidence that says of which index it is, what was asked, how models were trained."""
         manifest = self.index.manifest
         setting: dict[str, JSON] = {
             "index": str(self.index.path),
@@ -75,13 +88,18 @@ class Prepared:
         }
         if retrainer is not None:
             setting |= {"recipe": retrainer.trainer.recipe, "retrainings": str(retrainer.path)}
-        return replace(evidence, setting={**setting, **evidence.setting, **more})
+        return replace(
+            evidence,
+            setting={**setting, **evidence.setting, **more},
+            details={"asked": what_was_asked(self.subject.questions), **evidence.details},
+        )
 
     def retrainer(self, opened: Opened, retrained: Retrained, progress: Progress) -> Retrainer:
-        """Who trains the index's model again.
+        """Who trains the index's model again; made before scores are, which can take hours.
 
         Raises:
             EvaluationError: It cannot be trained again with what was given.
+            ModelError: The base cannot be loaded.
         """
         return Retrainer(
             trainer_of(self.index, self.subject, opened, retrained),
@@ -142,39 +160,73 @@ def read_asked(path: Path, asked: Asked) -> Queries:
     return read_queries(asked.queries)
 
 
-def prepare(path: Path, asked: Asked, opened: Opened, compared: Compared, seed: int) -> Prepared:
-    """Open an index, read the questions and compute the scores to be judged.
+def prepare(path: Path, asked: Asked, opened: Opened) -> Prepared:
+    """Open an index and read the questions.
 
     Raises:
-        WherefromError: The index cannot be opened, a question is not well formed, a curvature
-            cannot be fitted, or a baseline does not apply.
+        WherefromError: The index cannot be opened, or a question is not well formed.
     """
     queries = read_asked(path, asked)
     index = opened_index(path, opened)
-    subject = Subject.of_index(index, queries)
-    own = index.manifest.curvature.kind
-    scores = {own: influence(subject, index.curvature)}
-    if index.manifest.encoder.fidelity is not None:
-        scores[f"{own}, stored"] = index.scores(queries, tier="stored")
-    for kind in compared.curvatures:
-        if kind != own:
-            scores[kind] = influence(subject, fit(subject, kind, seed=seed))
-    scores |= baselines(subject, compared.baselines, seed=seed)
-    return Prepared(index, subject, scores)
+    return Prepared(index, queries, Subject.of_index(index, queries))
 
 
-def choose_documents(scores: Scores, count: int, how: str, seed: int) -> NDArray[np.int64]:
-    """Positions of documents to look at, ascending: ``random``, or ``largest`` mean magnitude.
+def reference(scores: Mapping[str, Scores], *wanted: str) -> str | None:
+    """The first of these methods that is there, for others to be set against."""
+    return next((method for method in wanted if method in scores), None)
+
+
+def require_documents(count: int, documents: int) -> None:
+    """Refuse to look at more documents than there are.
 
     Raises:
         EvaluationError: There are not so many.
     """
-    documents = scores.shape[1]
     if count > documents:
         raise EvaluationError(f"{count} documents are asked for and {documents} are there")
+
+
+def chosen_documents(
+    scores: Mapping[str, Scores], count: int, how: str, seed: int
+) -> NDArray[np.int64]:
+    """Positions of documents to look at, ascending: ``random``, or those of ``largest`` scores.
+
+    Of the largest every method but ``random`` names one in turn. Were they chosen by one method,
+    it would be judged where its own scores are largest, and the others where theirs need not be: of
+    two that are as good the one that chose would seem better.
+
+    Args:
+        scores: ``[query, document]`` of each method.
+        count: How many.
+        how: ``random`` or ``largest``.
+        seed: Of the random ones.
+
+    Raises:
+        EvaluationError: There are not so many.
+    """
+    documents = next(iter(scores.values())).shape[1]
+    require_documents(count, documents)
     if how == "random":
         return np.sort(np.random.default_rng(seed).permutation(documents)[:count])
-    return np.sort(np.argsort(-np.abs(scores).mean(0), kind="stable")[:count])
+    rankings = [
+        np.argsort(-np.abs(found).mean(0), kind="stable")
+        for method, found in scores.items()
+        if method != "random"
+    ]
+    in_turn = np.stack(rankings, 1).reshape(-1)
+    first = np.sort(np.unique(in_turn, return_index=True)[1])
+    return np.sort(in_turn[first[:count]])
+
+
+def noting_choice(evidence: Evidence, how: str) -> Evidence:
+    """Evidence with a note where its documents were not drawn at random."""
+    if how == "random":
+        return evidence
+    note = (
+        "These documents have the largest scores of some method: figures are of them, and not of "
+        "documents drawn at random, of which most do less."
+    )
+    return replace(evidence, notes=(*evidence.notes, note))
 
 
 def _is_code(model: str) -> bool:

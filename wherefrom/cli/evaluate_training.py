@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from wherefrom.cli.evaluate_options import DEMO, Opened, Retrained
-from wherefrom.demo.model import MARKER
+from wherefrom.demo.model import MARKER, making_digest, read_marker
 from wherefrom.demo.trainer import DemoTrainer
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.subject import Subject
@@ -68,10 +68,11 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
 
 
 def _demo(index: Index) -> DemoTrainer:
-    """Training as the demo does it.
+    """Training as the demo does it, by the recipe that the model's folder records.
 
     Raises:
-        EvaluationError: The index is over another model than the demo trains.
+        EvaluationError: The index is over another model than the demo trains, or over other
+            documents than that model was trained on.
     """
     source = index.manifest.model.source
     objective = index.asker.extractor.objective
@@ -82,8 +83,18 @@ def _demo(index: Index) -> DemoTrainer:
         )
     if not isinstance(objective, CausalLM):
         raise EvaluationError(f"the demo's model is no {objective.kind}; give --train")
+    marker = read_marker(Path(source))
     documents = [document for _, rows in row_blocks(index.table) for document in rows.documents()]
-    return DemoTrainer(documents, cast("PreTrainedTokenizerFast", objective.bound_tokenizer))
+    if making_digest(documents, marker.seed, marker.recipe) != marker.digest:
+        trained = "others" if marker.documents in (None, len(documents)) else marker.documents
+        raise EvaluationError(
+            f"{index.path} holds {len(documents)} documents, and the model in {source} was trained "
+            f"on {trained} (ids, texts and order count): scores of these documents would be set "
+            "beside another training; index what it was trained on, or give --train "
+            "FILE.py:FUNCTION"
+        )
+    tokenizer = cast("PreTrainedTokenizerFast", objective.bound_tokenizer)
+    return DemoTrainer(documents, tokenizer, marker.recipe)
 
 
 def user_function(reference: str) -> Callable[..., Any]:

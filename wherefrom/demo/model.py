@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,13 @@ from wherefrom.store.durable import fsync_tree, storage_errors
 __all__ = [
     "MARKER",
     "RECIPE",
+    "Marker",
     "Recipe",
     "load_or_train",
+    "making_digest",
     "mean_loss",
     "new_model",
+    "read_marker",
     "train_model",
     "train_tokenizer",
 ]
@@ -78,6 +82,23 @@ class Recipe:
 
 
 RECIPE = Recipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a finished model's folder says of its making.
+
+    Attributes:
+        digest: Of documents, seed and recipe; see :func:`making_digest`.
+        seed: Of first weights and batches.
+        recipe: Sizes and schedule.
+        documents: How many it was trained on; ``None`` where it was not written down.
+    """
+
+    digest: str
+    seed: int
+    recipe: Recipe
+    documents: int | None = None
 
 
 def train_tokenizer(
@@ -218,14 +239,14 @@ def load_or_train(
         ModelError: The folder holds something else, or training failed.
         StorageError: The disk refused the model.
     """
-    digest = _digest(documents, seed, recipe)
-    if _kept_digest(directory) != digest:
+    digest = making_digest(documents, seed, recipe)
+    if not directory.exists() or _kept(directory)["digest"] != digest:
         # The finished folder appears in one rename, so an interrupted training leaves none.
         partial = directory.with_name(directory.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         tokenizer = train_tokenizer(documents, recipe)
         model = train_model(documents, tokenizer, seed=seed, progress=progress, recipe=recipe)
-        marker = {"digest": digest, "seed": seed, "recipe": asdict(recipe)}
+        marker = asdict(Marker(digest, seed, recipe, len(documents)))
         with storage_errors(directory):
             partial.mkdir(parents=True)
             tokenizer.save_pretrained(partial)
@@ -239,21 +260,38 @@ def load_or_train(
     return model, PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
 
 
-def _kept_digest(directory: Path) -> str | None:
-    """The digest of the finished model in ``directory``; ``None`` when there is no folder."""
-    if not directory.exists():
-        return None
+def read_marker(directory: Path) -> Marker:
+    """How the finished model in ``directory`` was made.
+
+    Raises:
+        ModelError: There is none, or a version with other recipes made it.
+    """
+    kept = _kept(directory)
     try:
-        marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-        return str(marker["digest"])
+        recipe = Recipe(**kept["recipe"])
+        return Marker(str(kept["digest"]), int(kept["seed"]), recipe, kept.get("documents"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{directory} was made by a recipe of another version ({MARKER}: "
+            f"{type(error).__name__}); run the demo again"
+        ) from error
+
+
+def _kept(directory: Path) -> Any:
+    """The marker as it was written."""
+    try:
+        kept = json.loads((directory / MARKER).read_text(encoding="utf-8"))
+        kept["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{directory} exists and holds no finished demo model ({MARKER}: "
             f"{type(error).__name__}); remove it or name another folder"
         ) from error
+    return kept
 
 
-def _digest(documents: Sequence[Document], seed: int, recipe: Recipe) -> str:
+def making_digest(documents: Sequence[Document], seed: int, recipe: Recipe) -> str:
+    """SHA-256 of all that a model is made from: two of the same digest are the same."""
     digest = hashlib.sha256(json.dumps([seed, asdict(recipe)]).encode())
     for document in documents:
         digest.update(json.dumps([document.doc_id, document.text]).encode())

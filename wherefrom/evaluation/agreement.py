@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.evidence import Figure
-from wherefrom.evaluation.statistics import interval, rank_correlations
+from wherefrom.evaluation.statistics import interval, linear_correlations, rank_correlations
 
-__all__ = ["LEAST_CHANGES", "Changes", "agreement", "linear_correlations", "require_changes"]
+__all__ = ["LEAST_CHANGES", "Changes", "agreement", "require_changes"]
 
 LEAST_CHANGES = 3
 """Two points always lie on a line."""
@@ -31,19 +31,6 @@ def require_changes(count: int) -> None:
             f"{count} changes are too few to correlate; measure at least {LEAST_CHANGES} (50 for "
             "a figure to report)"
         )
-
-
-def linear_correlations(a: Changes, b: Changes) -> NDArray[np.float64]:
-    """Pearson's correlation of each column of ``a`` with the same of ``b``; 0 for a constant one.
-
-    Returns:
-        float64 ``[question]``.
-    """
-    a, b = a - a.mean(0), b - b.mean(0)
-    scale = np.sqrt((a * a).sum(0) * (b * b).sum(0))
-    found: NDArray[np.float64] = np.zeros_like(scale)
-    np.divide((a * b).sum(0), scale, out=found, where=scale > 0.0)
-    return found
 
 
 def agreement(

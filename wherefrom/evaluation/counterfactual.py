@@ -23,13 +23,18 @@ from wherefrom.evaluation.baselines import BASELINES
 from wherefrom.evaluation.effects import Effect, beyond_draws, crossed_mean
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
 from wherefrom.evaluation.retraining import NO_CHANCE, Retrainer
-from wherefrom.evaluation.statistics import CONFIDENCE, Scores
-from wherefrom.gradients.objectives.base import JSON
+from wherefrom.evaluation.statistics import CONFIDENCE, Scores, require_scores
 
-__all__ = ["RANDOM", "removals"]
+__all__ = ["RANDOM", "removals", "require_removed"]
 
 RANDOM = "random"
 """The method that removes documents drawn at random."""
+
+_UNITLESS = (*BASELINES, "identity")
+"""Whose scores are in no nats: a gradient's inner product under no curvature is ``dot``."""
+
+_FEW_DRAWS = 5
+_LISTED = 1000
 
 _ENDS = {"top": 1.0, "bottom": -1.0}
 
@@ -70,6 +75,7 @@ def removals(
     random_draws: int = 3,
     reference: str | None = None,
     in_nats: Collection[str] | None = None,
+    doc_ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Evidence:
     """Remove the documents that each method scores highest, and as many random ones; retrain.
@@ -88,7 +94,10 @@ def removals(
         opponents: Whether to remove the documents scored lowest too, one evaluation more each.
         random_draws: How many random sets for each ``k``.
         reference: A method that the others are compared with as they are with random sets.
-        in_nats: Methods whose scores predict the change; by default all but ``BASELINES``.
+        in_nats: Methods whose scores predict the change; by default all but ``BASELINES`` and those
+            of the ``identity`` curvature.
+        doc_ids: Of the documents, by which ``details`` names what was removed; by default their
+            positions do.
         seed: Of random sets and ties.
 
     Returns:
@@ -96,7 +105,8 @@ def removals(
         without the documents minus with them: negative where they were proponents),
         ``predicted change, ...`` (minus the sum of their scores) and ``change beyond random, ...``
         (and beyond the reference), whose interval says whether it could be chance. ``details`` has
-        the same of each query, and of a single one the positions of what was removed.
+        the same of each query, with the documents removed: of all queries up to a thousand
+        documents together, else of the first ones.
 
     Raises:
         EvaluationError: Shapes, ``k``, seeds or draws are not possible, or training fails.
@@ -106,11 +116,14 @@ def removals(
         raise EvaluationError(f"reference {reference!r} is none of {', '.join(methods)}")
     documents = _require(methods, len(retrainer.measurement), k, seeds, query, random_draws)
     chosen = np.arange(len(retrainer.measurement)) if query is None else np.array([query])
-    predicts = set(methods) - set(BASELINES) if in_nats is None else set(in_nats)
+    if doc_ids is not None and len(doc_ids) != documents:
+        raise EvaluationError(f"{len(doc_ids)} doc_ids for {documents} documents; give one each")
+    if in_nats is None:
+        in_nats = [name for name in methods if name.partition(",")[0] not in _UNITLESS]
     # Of its own streams: another method or number must not draw other sets to be trained on.
     ties = np.random.default_rng([seed, 0]).random((len(retrainer.measurement), documents))
     planned = [
-        _removal(name, end, count, found[chosen], ties[chosen], in_nats=name in predicts)
+        _removal(name, end, count, found[chosen], ties[chosen], in_nats=name in in_nats)
         for end in (("top", "bottom") if opponents else ("top",))
         for count in k
         for name, found in methods.items()
@@ -118,15 +131,14 @@ def removals(
     drawn = {count: _random_sets(documents, count, random_draws, seed) for count in k}
     changed, trainings = _retrained(planned, drawn, retrainer, seeds, chosen, reference)
     whole = changed.entries(slice(None))
-    each = [
+    each: list[dict[str, Any]] = [
         {"query": int(number), "removals": changed.entries(slice(i, i + 1))}
         for i, number in enumerate(chosen)
     ]
-    details: dict[str, JSON] = {"removals": plain(whole), "queries": plain(each)}
-    if len(chosen) == 1:
-        details["removed"] = plain(
-            {f"{one.method}, {one.what}": np.flatnonzero(one.removed[0]) for one in planned}
-        )
+    listed = max(1, _LISTED // sum(one.k for one in planned))
+    names = np.arange(documents) if doc_ids is None else np.array(doc_ids, object)
+    for i, entry in enumerate(each[:listed]):
+        entry["removed"] = {f"{one.method}, {one.what}": names[one.removed[i]] for one in planned}
     return Evidence(
         "counterfactual",
         subject,
@@ -141,9 +153,22 @@ def removals(
             "trainings": trainings,
             "recipe": retrainer.trainer.recipe,
         },
-        _notes(whole, len(seeds), by_chance=changed.by_chance),
-        details,
+        (*_limits(changed, len(chosen), listed), *_verdicts(whole)),
+        {"removals": plain(whole), "queries": plain(each)},
     )
+
+
+def require_removed(k: Sequence[int], documents: int) -> None:
+    """Refuse numbers of documents that cannot be removed.
+
+    Raises:
+        EvaluationError: There are none, one is given twice, or one leaves nothing or all.
+    """
+    if not len(k) or min(k) < 1 or max(k) >= documents or len(set(k)) < len(k):
+        raise EvaluationError(
+            f"k={list(k)} of {documents} documents; give different numbers from 1 to "
+            f"{documents - 1}"
+        )
 
 
 def _require(
@@ -158,19 +183,8 @@ def _require(
     if not scores:
         raise EvaluationError("no method to judge; give the scores of at least one")
     documents = int(next(iter(scores.values())).shape[-1])
-    for name, found in scores.items():
-        if found.shape != (queries, documents):
-            raise EvaluationError(
-                f"scores of {name!r} have shape {found.shape}; give [query, document], here "
-                f"[{queries}, {documents}]"
-            )
-        if not np.isfinite(found).all():
-            raise EvaluationError(f"scores of {name!r} hold NaN or infinity; leave the method out")
-    if not len(k) or min(k) < 1 or max(k) >= documents or len(set(k)) < len(k):
-        raise EvaluationError(
-            f"k={list(k)} of {documents} documents; give different numbers from 1 to "
-            f"{documents - 1}"
-        )
+    require_scores(scores, queries, documents)
+    require_removed(k, documents)
     if not len(seeds) or len(set(seeds)) < len(seeds):
         raise EvaluationError(f"seeds={list(seeds)}; give at least one, each once")
     if query is not None and not 0 <= query < queries:
@@ -311,12 +325,29 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _notes(entries: Sequence[Mapping[str, Any]], seeds: int, *, by_chance: bool) -> tuple[str, ...]:
+def _limits(changed: _Changes, queries: int, listed: int) -> list[str]:
+    """What figures and details cannot show."""
+    _, seeds, draws = next(iter(changed.random.values())).shape
     notes = []
-    if not by_chance:
+    if not changed.by_chance:
         notes.append(NO_CHANCE)
     elif seeds == 1:
         notes.append("One seed: how much a retraining changes by itself is in no interval.")
+    if queries == 1 and draws < _FEW_DRAWS:
+        notes.append(
+            f"One query against {draws} random set{'s' if draws > 1 else ''} of each size: so few "
+            "can show little, and a large change may not stand out; draw 10 or more."
+        )
+    if queries > listed:
+        notes.append(
+            f"The documents removed are listed for the first {listed} of {queries} queries."
+        )
+    return notes
+
+
+def _verdicts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a change is chance, or the wrong one."""
+    notes = []
     for entry in entries:
         beyond = entry["beyond"].get(RANDOM)
         if beyond is None or beyond["p"] is None:
@@ -329,4 +360,4 @@ def _notes(entries: Sequence[Mapping[str, Any]], seeds: int, *, by_chance: bool)
         else:
             continue
         notes.append(f"{entry['method']}, {entry['what']}: the change is {found}.")
-    return tuple(notes)
+    return notes

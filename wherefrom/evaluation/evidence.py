@@ -5,6 +5,7 @@ One form for every kind, so that what one writes another reads, plots or checks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,13 @@ class Figure:
     low: float | None = None
     high: float | None = None
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise EvaluationError(
+                f"{self.name!r} of {self.method!r} is {self.value}, which is no figure; leave the "
+                "method out"
+            )
 
     @classmethod
     def of(cls, method: str, name: str, measured: Estimate | float, unit: str = "") -> Figure:
@@ -109,14 +117,20 @@ class Evidence:
             raise EvaluationError(
                 f"a result of schema {stored.get('schema')!r}; this version reads {SCHEMA!r}"
             )
-        return cls(
-            stored["kind"],
-            stored["subject"],
-            tuple(Figure(**figure) for figure in stored["figures"]),
-            stored["setting"],
-            tuple(stored["notes"]),
-            stored["details"],
-        )
+        try:
+            return cls(
+                stored["kind"],
+                stored["subject"],
+                tuple(Figure(**figure) for figure in stored["figures"]),
+                stored["setting"],
+                tuple(stored["notes"]),
+                stored["details"],
+            )
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"a result of schema {SCHEMA!r} lacks or adds a field ({error}); restore it or "
+                "evaluate again"
+            ) from error
 
 
 def beside(evidence: Evidence, name: str, other: Evidence) -> Evidence:

@@ -9,6 +9,7 @@ layer: which layers a small vector speaks for is seen by setting them against th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from wherefrom.curvature.bases import gradients_of
+from wherefrom.curvature.memory import require_memory
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
 from wherefrom.evaluation.retraining import random_halves
@@ -41,6 +43,8 @@ _TOP, _AMONG = 10, (10, 100)
 _SAME = 1e-5
 _SOLVED_BYTES = 1 << 30
 _ENCODED_BYTES = 1 << 28
+# Exact and stored scores of every layer, and those of the queries at work on their way there.
+_PARTS = 3
 
 
 def index_fidelity(
@@ -75,12 +79,13 @@ def index_fidelity(
             than 20 documents.
         subsets: Random halves.
         by_layer: Whether to look at layers; stored vectors are read once more, and a solution for
-            each layer and query is held.
+            each layer and query is held, as are the scores of each layer.
         draws: Of the bootstrap over queries; one query has no interval.
         seed: Of halves and draws.
 
     Raises:
         EvaluationError: There are no queries, or fewer documents than ``top`` or ``k``.
+        CurvatureError: The layers' scores do not fit in memory.
         ModelError: The index was opened without its model.
         QueryError: A query is not well formed.
     """
@@ -90,7 +95,6 @@ def index_fidelity(
     if k is None:
         k = tuple(count for count in _AMONG if top <= count <= len(index)) or (top,)
     _require(len(asked), len(index), k, top)
-    stored = index.scores(queries, tier="stored")
     figures: list[Figure] = []
     if by_layer:
         parts, encoded = layer_scores(index, asked)
@@ -98,6 +102,7 @@ def index_fidelity(
         figures = _of_layers(index, parts, encoded, draws, seed)
     else:
         exact = index.scores(queries, tier="exact")
+    stored = index.scores(queries, tier="stored")
     halves = random_halves(len(index), subsets, seed).astype(np.float64)
     per_query: dict[tuple[str, str], ArrayLike] = {
         ("stored", "Spearman"): rank_correlations(exact.T, stored.T),
@@ -153,12 +158,21 @@ def layer_scores(
     Returns:
         Both float64 ``[layer, query, document]``, nats per added copy. The exact ones add up to
         ``index.scores(queries, tier="exact")``, the stored ones to those of ``tier="stored"``.
+
+    Raises:
+        CurvatureError: They do not fit in memory.
     """
     extractor = index.asker.extractor
     size = sum(layer.size for layer in extractor.layers)
     # Solutions and their copies in the order of weights.
     at_once = max(1, _SOLVED_BYTES // (16 * size))
     shape = (len(extractor.layers), len(asked), len(index))
+    require_memory(
+        _PARTS * 8 * math.prod(shape),
+        f"scores of {shape[0]} layers, {shape[1]} queries and {shape[2]:,} documents",
+        "ask fewer queries, or leave layers out (by_layer=False, --no-layers)",
+        torch.device("cpu"),
+    )
     exact, stored = np.zeros(shape), np.zeros(shape)
     for start in range(0, len(asked), at_once):
         chosen = slice(start, start + at_once)

@@ -15,13 +15,23 @@ from numpy.typing import NDArray
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
 from wherefrom.evaluation.retraining import NO_CHANCE, Outcomes, require_subsets
-from wherefrom.evaluation.statistics import Scores, interval, rank_correlations
+from wherefrom.evaluation.statistics import (
+    Scores,
+    interval,
+    question_notes,
+    rank_correlations,
+    require_scores,
+)
 
-__all__ = ["CEILING", "datamodelling_scores", "linear_datamodelling"]
+__all__ = ["CEILING", "OTHER_SEEDS", "datamodelling_scores", "linear_datamodelling"]
 
-CEILING = "retraining, other seeds"
-"""What one half of the seeds foretells of the other. Where that is c, perfect scores reach about
-sqrt(2c / (1 + c)) of the mean over all seeds: chance is foretold by nothing."""
+OTHER_SEEDS = "retraining, other seeds"
+"""What one half of the seeds foretells of the other."""
+
+CEILING = "ceiling"
+"""What perfect scores would reach: where halves of the seeds correlate by c, the mean over all of
+them correlates with its expectation by sqrt(2c / (1 + c)) (Spearman-Brown). Chance is foretold by
+nothing."""
 
 
 def datamodelling_scores(scores: Scores, outcomes: Outcomes) -> NDArray[np.float64]:
@@ -37,13 +47,7 @@ def datamodelling_scores(scores: Scores, outcomes: Outcomes) -> NDArray[np.float
     Raises:
         EvaluationError: Scores and outcomes are of other queries or documents.
     """
-    subsets, documents = outcomes.members.shape
-    expected = (outcomes.nats.shape[2], documents)
-    if scores.shape != expected:
-        raise EvaluationError(
-            f"scores of shape {scores.shape} for outcomes of {expected[0]} queries on {subsets} "
-            f"subsets of {documents} documents; give [query, document]"
-        )
+    require_scores({"scores": scores}, outcomes.nats.shape[2], outcomes.members.shape[1])
     return rank_correlations(_sums(scores, outcomes), outcomes.mean())
 
 
@@ -76,25 +80,30 @@ def linear_datamodelling(
     require_subsets(subsets)
     if reference is not None and reference not in scores:
         raise EvaluationError(f"reference {reference!r} is none of {', '.join(scores)}")
+    require_scores(scores, queries, outcomes.members.shape[1])
     own = {method: datamodelling_scores(found, outcomes) for method, found in scores.items()}
     sums = {method: _sums(found, outcomes) for method, found in scores.items()}
     truth = {method: outcomes.mean() for method in scores}
     if seeds > 1:
-        sums[CEILING] = outcomes.nats[:, ::2].mean(1)
-        truth[CEILING] = outcomes.nats[:, 1::2].mean(1)
-        own[CEILING] = rank_correlations(sums[CEILING], truth[CEILING])
+        sums[OTHER_SEEDS] = outcomes.nats[:, ::2].mean(1)
+        truth[OTHER_SEEDS] = outcomes.nats[:, 1::2].mean(1)
+        own[OTHER_SEEDS] = rank_correlations(sums[OTHER_SEEDS], truth[OTHER_SEEDS])
     drawn = _resampled(sums, truth, draws, seed)
     figures = []
     for method, per_query in own.items():
         estimate = interval(float(per_query.mean()), drawn[method])
         figures.append(Figure.of(method, "LDS", estimate))
-        if reference is not None and method not in (reference, CEILING):
+        if reference is not None and method not in (reference, OTHER_SEEDS):
             gained = float(per_query.mean() - own[reference].mean())
             name = f"LDS above {reference}"
             figures.append(
                 Figure.of(method, name, interval(gained, drawn[method] - drawn[reference]))
             )
-    notes = []
+    if seeds > 1:
+        other = _perfect(np.array([own[OTHER_SEEDS].mean()]))[0]
+        ceiling = interval(float(other), _perfect(drawn[OTHER_SEEDS]))
+        figures.append(Figure.of(CEILING, "LDS", ceiling))
+    notes = list(question_notes(queries))
     if not outcomes.by_chance:
         notes.append(NO_CHANCE)
     elif seeds == 1:
@@ -119,6 +128,13 @@ def _sums(scores: Scores, outcomes: Outcomes) -> NDArray[np.float64]:
     """Of scores within each subset, ``[subset, query]``."""
     sums: NDArray[np.float64] = outcomes.members.astype(np.float64) @ scores.T
     return sums
+
+
+def _perfect(between: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What perfect scores reach, from the correlation between halves of the seeds."""
+    positive = np.maximum(between, 0.0)
+    reached: NDArray[np.float64] = np.sqrt(2 * positive / (1 + positive))
+    return reached
 
 
 def _resampled(

@@ -20,13 +20,18 @@ from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.agreement import (
     Changes,
     agreement,
-    linear_correlations,
     require_changes,
 )
 from wherefrom.evaluation.evidence import Evidence, Figure, plain
-from wherefrom.evaluation.lds import CEILING
+from wherefrom.evaluation.lds import OTHER_SEEDS
 from wherefrom.evaluation.retraining import NO_CHANCE, Retrainer
-from wherefrom.evaluation.statistics import Scores, bootstrap
+from wherefrom.evaluation.statistics import (
+    Scores,
+    bootstrap,
+    linear_correlations,
+    question_notes,
+    require_scores,
+)
 
 __all__ = [
     "RETRAINING",
@@ -37,6 +42,8 @@ __all__ = [
     "random_groups",
     "removed",
 ]
+
+_FEW_GROUPS = 10
 
 RETRAINING = "retraining"
 """The method that the effect's size and its noise are figures of."""
@@ -191,12 +198,15 @@ def leave_out(
         EvaluationError: See :func:`removed`; or shapes do not fit.
         StorageError: Retrainings cannot be kept.
     """
+    require_scores(scores, len(retrainer.measurement), groups.shape[-1])
     predicted = {method: group_sums(found, groups) for method, found in scores.items()}
     removals = removed(groups, retrainer, seeds)
     actual = removals.mean()
     figures = agreement(predicted, actual, reference=reference, draws=draws)
     figures += [_slope(method, values, actual, draws) for method, values in predicted.items()]
-    notes = []
+    notes = list(question_notes(actual.shape[1]))
+    if len(groups) < _FEW_GROUPS:
+        notes.append(f"{len(groups)} changes are few to correlate: intervals say next to nothing.")
     effect = removals.effect()
     figures.append(Figure(RETRAINING, "effect", effect, unit="nats"))
     if not removals.by_chance:
@@ -205,7 +215,7 @@ def leave_out(
         noise = removals.noise()
         figures.append(Figure(RETRAINING, "noise", noise, unit="nats"))
         halves = removals.nats[:, ::2].mean(1), removals.nats[:, 1::2].mean(1)
-        figures += agreement({CEILING: halves[0]}, halves[1], draws=draws)
+        figures += agreement({OTHER_SEEDS: halves[0]}, halves[1], draws=draws)
         if noise > effect:
             notes.append(
                 f"The noise of the actual changes over {len(seeds)} seeds ({noise:.2g} nats) is "

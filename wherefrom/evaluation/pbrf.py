@@ -32,7 +32,7 @@ from wherefrom.evaluation.evidence import Evidence, plain
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.proximal_objective import ProximalObjective, in_float64
 from wherefrom.evaluation.quasi_newton import minimise
-from wherefrom.evaluation.statistics import Scores
+from wherefrom.evaluation.statistics import Scores, question_notes, require_scores
 from wherefrom.evaluation.subject import Subject
 from wherefrom.query.questions import Question
 
@@ -203,6 +203,10 @@ def proximal_bregman(
     Raises:
         EvaluationError: There are too few responses, or shapes do not fit.
     """
+    if not scores:
+        raise EvaluationError("no method to judge; give the scores of at least one")
+    documents = next(iter(scores.values())).shape[-1]
+    require_scores(scores, responses.nats.shape[1], documents)
     predicted = {method: found[:, responses.documents].T for method, found in scores.items()}
     figures = agreement(predicted, responses.nats, reference=reference, draws=draws)
     return Evidence(
@@ -218,7 +222,7 @@ def proximal_bregman(
             "mean_passes": float(responses.passes.mean()),
             "bootstrap_draws": draws,
         },
-        _notes(responses),
+        (*question_notes(responses.nats.shape[1]), *_notes(responses)),
         {
             "documents": plain(responses.documents),
             "unreached": plain(responses.unreached),

@@ -57,7 +57,7 @@ def plot(
         path: Of the picture, ``.png``, ``.svg`` or ``.pdf``.
         names: Of the figures to draw; by default all.
         methods: Whose; by default all.
-        title: By default what was evaluated.
+        title: By default what was evaluated and how.
 
     Raises:
         EvaluationError: There is no such figure, or no such format.
@@ -82,7 +82,9 @@ def plot(
     rows = math.ceil(len(panels) / columns)
     bars = max(map(len, panels.values()))
     with _drawing((4.2 * columns, (0.9 + 0.3 * bars) * rows + 0.3), target) as canvas:
-        canvas.suptitle(title or evidence.subject, fontsize=11)
+        canvas.suptitle(
+            title or f"{evidence.subject}: {evidence.kind}, 95 % intervals", fontsize=11
+        )
         grid = canvas.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()

@@ -6,7 +6,7 @@ statistic would have been on other draws of the same size from the same distribu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,12 @@ __all__ = [
     "area_under_roc",
     "bootstrap",
     "interval",
+    "linear_correlations",
     "mean_estimate",
     "pearson",
+    "question_notes",
     "rank_correlations",
+    "require_scores",
     "shared_top",
     "spearman",
 ]
@@ -34,6 +37,8 @@ Scores = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 """Of all intervals."""
+
+_FEW_QUESTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +135,52 @@ def mean_estimate(values: ArrayLike, *, draws: int = 1000, seed: int = 0) -> Est
     return interval(float(observed.mean()), observed[chosen].mean(1))
 
 
+def require_scores(scores: Mapping[str, Scores], queries: int, documents: int) -> None:
+    """Refuse scores of other queries or documents, and such as are no numbers.
+
+    Raises:
+        EvaluationError: The method is named.
+    """
+    for method, found in scores.items():
+        if found.shape != (queries, documents):
+            raise EvaluationError(
+                f"scores of {method!r} have shape {found.shape}; give [query, document], here "
+                f"[{queries}, {documents}]"
+            )
+        if not np.isfinite(found).all():
+            raise EvaluationError(
+                f"scores of {method!r} hold NaN or infinity; leave the method out"
+            )
+
+
+def question_notes(count: int) -> tuple[str, ...]:
+    """What a reader must know of intervals over so few questions."""
+    if count == 1:
+        return ("One question: intervals are for this question alone, and say nothing of others.",)
+    if count < _FEW_QUESTIONS:
+        return (f"{count} questions are few to speak for others; intervals are wide.",)
+    return ()
+
+
+def linear_correlations(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`pearson` of each column of ``a`` with the same column of ``b``; see `rank_correlations`."""
+    return _correlations(np.asarray(a, np.float64), np.asarray(b, np.float64))
+
+
 def _correlations(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the columns of ``a`` and ``b``, over the first dimension."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    scale = np.sqrt((a * a).sum(0) * (b * b).sum(0))
-    # Rounding of the mean leaves something of a constant list too.
-    constant = scale <= 1e-12 * np.maximum(1e-300, np.abs(a).max(0) * np.abs(b).max(0))
-    return np.where(constant, 0.0, (a * b).sum(0) / np.where(constant, 1.0, scale))
+    centred, lengths = [], []
+    for values in (a, b):
+        apart = values - values.mean(0)
+        length = np.sqrt((apart * apart).sum(0))
+        # The mean of a constant list is rounded: what is left of it then is no variation.
+        noise = 4 * np.finfo(np.float64).eps * len(values) * np.abs(values).max(0)
+        centred.append(apart)
+        lengths.append(np.where(length <= noise, 0.0, length))
+    # One after the other: the product of two small lengths may be no number.
+    left, right = (
+        np.divide(apart, length, out=np.zeros_like(apart), where=length > 0.0)
+        for apart, length in zip(centred, lengths, strict=True)
+    )
+    found: NDArray[np.float64] = (left * right).sum(0)
+    return found
