@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,25 +104,183 @@ def test_ledgers_differ_by_recipe_questions_and_documents() -> None:
     assert len(keys) == 5
 
 
+def test_another_torch_or_device_begins_another_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {retrainer(LeastSquares()).key, retrainer(LeastSquares()).key}
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.__version__", "1.0")
+        keys.add(retrainer(LeastSquares()).key)
+    found = torch.cuda.is_available()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: not found)
+    keys.add(retrainer(LeastSquares()).key)
+    assert len(keys) == 3
+
+
 def test_chance_that_no_seed_decides_is_found() -> None:
     with pytest.raises(EvaluationError, match="not deterministic; take all chance"):
         retrainer(LeastSquares(drift=1e-3)).outcomes(random_halves(DOCUMENTS, 2, 0), (0,))
 
 
+class Logged:
+    """Logs where it is unpickled and what it trains; can fail at a seed."""
+
+    recipe = "logged"
+
+    def __init__(self, log: Path, *, at_once: int = 1, fails: int = -1) -> None:
+        self.log = log
+        self.at_once = at_once
+        self.fails = fails
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.note(f"opened {os.getpid()}")
+
+    def note(self, line: str) -> None:
+        with self.log.open("a") as file:
+            file.write(line + "\n")
+
+    def noted(self, word: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if line.startswith(word)]
+
+    def train(self, runs: Sequence[Run]) -> Iterator[nn.Module]:
+        self.note(f"share {len(runs)} by {os.getpid()}")
+        for run in runs:
+            if run.seed == self.fails:
+                raise RuntimeError("boom")
+            time.sleep(0.2)
+            yield train_rows(np.flatnonzero(run.members), run.seed)
+
+
 def test_workers_find_the_same(tmp_path: Path) -> None:
     halves = random_halves(DOCUMENTS, 5, 0)
     alone = retrainer(FunctionTrainer(train_rows)).outcomes(halves, SEEDS)
-    shared = retrainer(FunctionTrainer(train_rows), tmp_path, workers=2).outcomes(halves, SEEDS)
+    told: list[tuple[object, ...]] = []
+    trainer = Logged(tmp_path / "log", at_once=100)
+    shared = retrainer(
+        trainer, tmp_path / "cache", workers=2, progress=lambda *now: told.append(now)
+    ).outcomes(halves, SEEDS)
     # Another process may align memory otherwise, and LAPACK's last bits depend on that.
     assert shared.nats == pytest.approx(alone.nats, rel=1e-12)
     assert alone.nats[0, 0] == pytest.approx(by_hand(halves[0], 0))
+    assert told == [("retrain", done, 10) for done in range(1, 11)]
+    sizes = sorted(int(line.split()[1]) for line in trainer.noted("share"))
+    assert sizes == [1, 1, 4, 5]  # Both workers have some; one run was made twice, here.
+    opened = trainer.noted("opened")
+    assert len(opened) == 4  # Sent once and copied once, in both, whatever the runs.
+    assert len(set(opened)) == 2
+    assert str(os.getpid()) not in " ".join(opened)
+
+
+def test_an_interrupt_stops_workers_and_keeps_what_they_finished(tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    trainer = Logged(tmp_path / "log")
+    interrupted = retrainer(trainer, tmp_path / "cache", workers=2, progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.outcomes(random_halves(DOCUMENTS, 2, 0), range(12))
+    begun = len(trainer.noted("share")) - 1
+    assert len(interrupted.ledger) == begun  # One is made twice.
+    assert 4 <= begun < 10
+    assert len(trainer.noted("opened")) <= 4
+    assert len(retrainer(trainer, tmp_path / "cache").ledger) == begun
+    time.sleep(0.5)
+    assert len(trainer.noted("share")) - 1 == begun
+
+
+def test_a_run_that_fails_stops_workers(tmp_path: Path) -> None:
+    trainer = Logged(tmp_path / "log", fails=2)
+    failing = retrainer(trainer, workers=2)
+    with pytest.raises(RuntimeError, match="boom"):
+        failing.outcomes(random_halves(DOCUMENTS, 2, 0), range(12))
+    begun = len(trainer.noted("share")) - 1
+    assert len(failing.ledger) == begun - 1
+    assert begun < 8
+
+
+def test_a_worker_that_dies_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(ThreadPoolExecutor):
+        def __init__(self, workers: int, *rest: object) -> None:
+            super().__init__(workers)
+
+        def submit(self, work: object, *shares: Sequence[Run]) -> Future[object]:  # type: ignore[override]
+            future: Future[object] = Future()
+            future.set_exception(BrokenProcessPool("terminated\nabruptly"))
+            if shares and shares[0][0].seed == 2:
+                future = Future()
+                future.set_result([np.zeros(3)])
+            return future
+
+    monkeypatch.setattr("wherefrom.evaluation.workers.ProcessPoolExecutor", Dying)
+    dying = retrainer(FunctionTrainer(train_rows), workers=2)
+    with pytest.raises(EvaluationError, match=r"was killed.*fewer workers.*__main__") as raised:
+        dying.outcomes(random_halves(DOCUMENTS, 1, 0), range(4))
+    assert "\n" not in str(raised.value)
+    assert len(dying.ledger) == 2  # What was trained here, and what another had finished.
+
+
+def test_what_cannot_be_sent_is_refused_before_the_first_training(tmp_path: Path) -> None:
+    made: list[int] = []
+    trainer = FunctionTrainer(lambda members, seed: made.append(seed), "mine")
+    with pytest.raises(EvaluationError, match=r"with def at the top .*no lambda.*one worker") as e:
+        retrainer(trainer, workers=2).outcomes(random_halves(DOCUMENTS, 2, 0), (0,))
+    assert not made
+    assert "\n" not in str(e.value)
 
 
 def test_a_function_is_known_by_its_source() -> None:
     assert "def train_rows" in FunctionTrainer(train_rows).recipe
     assert FunctionTrainer(train_rows, "mine").recipe == "mine"
-    with pytest.raises(EvaluationError, match="name what it does"):
-        FunctionTrainer(int)
+
+
+class Settings:
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def train(self, members: np.ndarray, seed: int) -> nn.Module:
+        return train_rows(members, seed)
+
+
+def binding(value: object, default: object = 1) -> FunctionTrainer:
+    def train(members: np.ndarray, seed: int, more: object = default) -> nn.Module:
+        return train_rows(members, seed + len(str(value)))
+
+    return FunctionTrainer(train)
+
+
+def test_a_function_is_known_by_what_it_binds() -> None:
+    def bound() -> list[object]:
+        tensor = torch.arange(3.0)
+        values = [0.1, 0.9, "0.1", None, [1, 2], (1, 2), {"a": 1}, {1, 2}, tensor, -tensor]
+        more = [
+            tensor[:2],
+            tensor.double(),
+            tensor.numpy(),
+            Path("a"),
+            Run(np.ones(2, np.bool_), 0),
+        ]
+        return [*values, tensor[:, None], *more]
+
+    recipes = [binding(value).recipe for value in bound()]
+    # A tensor and an array of the same values are the same data.
+    assert len(set(recipes)) == len(recipes) - 1
+    assert recipes == [binding(value).recipe for value in bound()]
+    assert binding(1, default=2).recipe != binding(1).recipe
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FunctionTrainer(int), "what int does is not seen, for it is a type"),
+        (lambda: FunctionTrainer(Settings(1.0).train), r"Settings\.train .* it is a method"),
+        (lambda: FunctionTrainer(partial(train_rows, seed=1)), "it is a partial"),
+        (lambda: binding(Settings(1.0)), r"train binds value, a Settings, which retrainings"),
+    ],
+    ids=["type", "method", "partial", "object"],
+)
+def test_what_cannot_be_known_needs_a_recipe(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(EvaluationError, match=rf"{message}.*recipe='\.\.\.'"):
+        make()
 
 
 def test_a_function_must_return_a_module() -> None:

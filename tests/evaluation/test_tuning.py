@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 import wherefrom as wf
@@ -21,6 +22,7 @@ from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.trainers import Run
 from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
 from wherefrom.gradients.examples import TensorExamples
+from wherefrom.gradients.models import load_model
 
 DOCUMENTS = 9
 RECIPE = TuningRecipe(epochs=2, batch_size=3, learning_rate=3e-3, weight_decay=0.01)
@@ -125,6 +127,47 @@ def test_of_an_adapted_model_the_adapter_learns() -> None:
     assert further.recipe != trainer.recipe
 
 
+def adapted(**settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["down_proj", "embed_tokens"], **settings)
+    return get_peft_model(tiny_llama(), config).double()
+
+
+def adapter_tuner(base: nn.Module, **changed: Any) -> FineTuner:
+    recipe = TuningRecipe(**{**vars_of(RECIPE), **changed})
+    return FineTuner.of_texts(base, documents(), tokenizer=tiny_tokenizer(), recipe=recipe)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("how", [True, "gaussian"])
+def test_an_adapter_that_has_learnt_nothing_is_drawn_by_the_seed(how: bool | str) -> None:
+    base = adapted(init_lora_weights=how)
+    # At this rate nothing is learnt, and what was drawn is left.
+    still = {"epochs": 1, "learning_rate": 1e-300}
+    trainer = adapter_tuner(base, **still)
+    first, again, other = trainer.train([run_of(), run_of(1), run_of(seed=1)])
+    assert distance(first, again) < 1e-200
+    changed = {
+        name
+        for (name, one), two in zip(first.named_parameters(), other.parameters(), strict=True)
+        if float((one - two).detach().abs().max()) > 1e-6
+    }
+    assert changed == {
+        name
+        for name, _ in base.named_parameters()
+        if "lora_A." in name or "lora_embedding_B" in name
+    }
+    torch.manual_seed(1)
+    for module in base.modules():
+        if isinstance(module, LoraLayer):
+            module.reset_lora_parameters("default", how)
+    assert distance(other, base) < 1e-200
+    learnt = tuned(adapter_tuner(base), run_of())
+    assert distance(tuned(adapter_tuner(learnt, **still), run_of(seed=1)), learnt) < 1e-200
+    assert "drawn by the seed" in trainer.recipe
+    assert "drawn by the seed" not in adapter_tuner(learnt).recipe
+
+
 def test_a_classifier_learns_its_labels() -> None:
     labelled, objective = labelled_documents(DOCUMENTS), wf.SequenceClassification(label="mood")
     base = bert_classifier()
@@ -196,6 +239,52 @@ def test_the_recipe_tells_bases_and_schedules_apart() -> None:
     recipes = [recipe_of(2), recipe_of(3), recipe_of(2, epochs=3), recipe_of(2, learning_rate=1.0)]
     assert len(set(recipes)) == 4
     assert recipe_of(2) == recipes[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_the_recipe_knows_what_stands_in_no_weight() -> None:
+    def with_config(**settings: Any) -> nn.Module:
+        base = tiny_llama()
+        for name, value in settings.items():
+            setattr(base.config, name, value)
+        return base
+
+    def learning(layer: int) -> nn.Module:
+        base = tiny_llama().requires_grad_(False)
+        base.model.layers[layer].mlp.up_proj.requires_grad_()
+        return base
+
+    def dropping(rate: float) -> nn.Module:
+        base = tiny_llama()
+        base.lm_head = nn.Sequential(base.lm_head, nn.Dropout(rate))
+        return base
+
+    bases = [
+        *(with_config(attention_dropout=rate) for rate in (0.0, 0.5)),
+        *(learning(layer) for layer in (0, 1)),
+        *(dropping(rate) for rate in (0.1, 0.2)),
+        *(adapted(lora_dropout=rate) for rate in (0.0, 0.9)),
+        adapted(target_parameters=[], init_lora_weights="gaussian"),
+    ]
+    recipes = [adapter_tuner(base).recipe for base in bases]
+    assert len(set(recipes)) == len(bases)
+    assert recipes == [adapter_tuner(copy.deepcopy(base)).recipe for base in bases]
+    assert all("on cpu under causal_lm" in recipe for recipe in recipes)
+
+
+def test_a_worker_reads_the_base_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = FineTuner.of_texts(save_tiny_lm(tmp_path), documents(), recipe=RECIPE, device="cpu")
+    sent = pickle.loads(pickle.dumps(trainer))
+    read: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> object:
+        read.append(arguments)
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr("wherefrom.evaluation.tuning.load_model", counted)
+    for seed in range(3):
+        tuned(sent, run_of(seed=seed))
+    assert len(read) == 1
 
 
 def test_tensors_can_be_tuned_on_too() -> None:

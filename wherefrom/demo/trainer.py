@@ -10,6 +10,7 @@ from torch import nn
 from wherefrom.demo.model import RECIPE, Recipe, train_model
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.trainers import Run
+from wherefrom.gradients.fingerprints import tokenizer_sha256
 from wherefrom.records import Document
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class DemoTrainer:
         schedule: Sizes and schedule.
 
     Attributes:
-        recipe: The schedule in words.
+        recipe: The schedule in words, and the digest of the tokenizer.
         at_once: One.
     """
 
@@ -39,7 +40,7 @@ class DemoTrainer:
         tokenizer: PreTrainedTokenizerFast,
         schedule: Recipe = RECIPE,
     ) -> None:
-        self.recipe = f"demo, from scratch: {schedule}"
+        self.recipe = f"demo, from scratch: {schedule}, tokens {tokenizer_sha256(tokenizer)}"
         self._documents = tuple(documents)
         self._tokenizer = tokenizer
         self._schedule = schedule

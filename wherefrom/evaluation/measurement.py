@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.sources import class_text, tensor_text
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.objectives import Objective
 from wherefrom.query.questions import Question
@@ -21,6 +22,7 @@ from wherefrom.query.questions import Question
 __all__ = ["Measurement"]
 
 _AT_ONCE = 256
+_KNOWN = {"wherefrom", "abc", "typing"}
 
 
 class Measurement:
@@ -33,7 +35,12 @@ class Measurement:
         questions: Weighted log-likelihoods.
 
     Attributes:
-        digest: SHA-256 of all that decides the values but for the model.
+        digest: SHA-256 of all that decides the values but for the model: questions, and the
+            objective's kind and options; the source of its class too, where that is the user's.
+
+    Raises:
+        EvaluationError: There are no questions, or the source of an objective of the user's cannot
+            be read.
     """
 
     def __init__(self, objective: Objective, questions: Sequence[Question]) -> None:
@@ -64,7 +71,7 @@ class Measurement:
         """Nats of each question, float64 ``[question]``.
 
         Args:
-            module: Read in evaluation mode, and left in the mode it came in.
+            module: Read in evaluation mode; each of its modules is left in the mode it came in.
 
         Raises:
             EvaluationError: A value is not finite.
@@ -72,15 +79,18 @@ class Measurement:
         values = np.zeros(self._count)
         parameter = next(module.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
-        training = module.training
+        modes = {part: part.training for part in module.modules()}
         module.eval()
-        for numbers, weights, batch in self._groups:
-            nats = [
-                self._nats(module, part.to(device)).double().cpu().numpy()
-                for part in _parts(batch, _AT_ONCE)
-            ]
-            np.add.at(values, numbers, weights * np.concatenate(nats))
-        module.train(training)
+        try:
+            for numbers, weights, batch in self._groups:
+                nats = [
+                    self._nats(module, part.to(device)).double().cpu().numpy()
+                    for part in _parts(batch, _AT_ONCE)
+                ]
+                np.add.at(values, numbers, weights * np.concatenate(nats))
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
         if not np.isfinite(values).all():
             worst = int(np.argmin(np.isfinite(values)))
             raise EvaluationError(
@@ -136,13 +146,18 @@ def _parts(batch: Batch, size: int) -> list[Batch]:
 
 
 def _digest(objective: Objective, questions: Sequence[Question]) -> str:
-    digest = hashlib.sha256(
-        json.dumps([objective.kind, dict(objective.options())], sort_keys=True).encode()
-    )
+    own = [
+        class_text(kind)
+        for kind in type(objective).__mro__
+        if kind is not object and kind.__module__.partition(".")[0] not in _KNOWN
+    ]
+    known = [objective.kind, dict(objective.options()), own]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for question in questions:
         for weight, batch in question.terms:
             digest.update(repr(float(weight)).encode())
-            for part in (batch.inputs, batch.targets, batch.scored):
-                digest.update(b"-" if part is None else part.cpu().numpy().tobytes())
+            digest.update(batch.keys.tobytes())
+            for part in (batch.inputs, batch.targets, batch.attended, batch.scored):
+                digest.update(("-" if part is None else tensor_text(part)).encode())
         digest.update(b";")
     return digest.hexdigest()

@@ -59,8 +59,8 @@ class PerceptronTrainer:
     """Trains perceptrons on some of the documents each.
 
     Members come in the order that all documents have with a seed, and models of one seed have the
-    same first weights, so that two of them differ by their members and as little as possible by
-    chance. Models with equally many members are trained together.
+    same first weights. Some chance is left between them: a document that is left out moves all
+    later ones up, into other batches. Models with equally many members are trained together.
 
     Args:
         inputs: ``[document, width]``; the models have their precision.

@@ -1,17 +1,17 @@
 """Ground truth for influence: models trained anew on some of the documents.
 
 Each run's measurements are appended to a ledger as soon as they are known, so that an interrupted
-evaluation goes on where it stopped. A ledger belongs to one recipe, one list of documents and one
-measurement; runs are told apart by their members and seed.
+evaluation goes on where it stopped. A ledger belongs to one recipe, one list of documents, one
+measurement and one torch, on a GPU or without; runs are told apart by their members and seed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.measurement import Measurement
 from wherefrom.evaluation.trainers import Run, Trainer
+from wherefrom.evaluation.workers import Apart, measured, processes
+from wherefrom.gradients.models import resolve_device
 from wherefrom.store.durable import storage_errors
 
 if TYPE_CHECKING:
@@ -178,13 +180,22 @@ class Ledger:
 class Retrainer:
     """Trains models anew and measures them; what was trained once is not trained again.
 
+    Another version of torch, or a machine with a GPU instead of one without, begins a new ledger:
+    the same seed gives other models there.
+
     Args:
         trainer: How.
         measurement: What is asked of the models.
         documents: Digest of the documents that members are positions of.
         cache: Folder of ledgers; ``None`` keeps nothing beyond the object's life.
-        workers: Processes that train at the same time, a thread each; with one, this process.
+        workers: Processes that train at the same time, a thread each; with one, this process. The
+            trainer is sent to each of them once.
         progress: Called after every run.
+
+    Attributes:
+        key: Of the ledger.
+        path: Of the ledger's file.
+        ledger: Runs that are known.
     """
 
     def __init__(
@@ -203,7 +214,8 @@ class Retrainer:
         self.measurement = measurement
         self._workers = workers
         self._progress = progress
-        parts = [trainer.recipe, measurement.digest, documents]
+        where = [torch.__version__, resolve_device("auto").type]
+        parts = [trainer.recipe, measurement.digest, documents, *where]
         self.key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         self.path = None if cache is None else cache / f"{self.key[:24]}.jsonl"
         self.ledger = Ledger(self.path, len(measurement))
@@ -219,8 +231,8 @@ class Retrainer:
             seeds: Of the models of each subset.
 
         Raises:
-            EvaluationError: Training is not deterministic, a model diverged, or all models are the
-                same.
+            EvaluationError: Training is not deterministic, a model diverged, all models are the
+                same, or the trainer cannot be sent to workers, or one of them died.
             StorageError: The ledger cannot be written.
         """
         if members.ndim != 2 or not len(members) or not len(seeds):
@@ -230,15 +242,23 @@ class Retrainer:
             )
         runs = [Run(row, seed) for row in members for seed in seeds]
         missing = list({run.key: run for run in runs if run not in self.ledger}.values())
-        done = len(runs) - len(missing)
-        if missing and not self.ledger.repeated:
-            self._check(missing.pop(0))
-            done += 1
-            self._tell(done, len(runs))
-        for run, nats in self._trained(missing):
-            self.ledger.add(run, nats)
-            done += 1
-            self._tell(done, len(runs))
+        start = len(runs) - len(missing) - len(self.ledger)
+
+        def told() -> None:
+            if self._progress is not None:
+                self._progress(_PHASE, start + len(self.ledger), len(runs))
+
+        several = self._workers > 1 and len(missing) > 1
+        # They begin before the first training: what cannot be sent is refused before it.
+        with (
+            processes(self.trainer, self.measurement, min(self._workers, len(missing)))
+            if several
+            else nullcontext()
+        ) as apart:
+            if missing and not self.ledger.repeated:
+                self._check(missing.pop(0))
+                told()
+            self._train(missing, apart, told)
         found = np.stack([self.ledger.nats(run) for run in runs])
         nats = found.reshape(len(members), len(seeds), -1)
         if (members != members[0]).any() and _alike(nats, nats[:1]):
@@ -252,8 +272,8 @@ class Retrainer:
 
     def _check(self, run: Run) -> None:
         """Make a run twice, alone, and keep it if both agree."""
-        (first,) = _measured(self.trainer, self.measurement, [run])
-        (second,) = _measured(self.trainer, self.measurement, [run])
+        ((_, first),) = measured(self.trainer, self.measurement, [run])
+        ((_, second),) = measured(self.trainer, self.measurement, [run])
         if not np.allclose(first, second, rtol=_SAME, atol=_SAME):
             worst = int(np.argmax(np.abs(first - second)))
             raise EvaluationError(
@@ -264,50 +284,22 @@ class Retrainer:
             )
         self.ledger.add(run, first, repeated=True)
 
-    def _trained(self, runs: Sequence[Run]) -> Iterator[tuple[Run, NDArray[np.float64]]]:
-        size = max(1, self.trainer.at_once)
-        shares = [runs[start : start + size] for start in range(0, len(runs), size)]
-        if self._workers == 1 or len(shares) < 2:
-            for share in shares:
-                yield from zip(share, _measured(self.trainer, self.measurement, share), strict=True)
+    def _train(self, runs: Sequence[Run], apart: Apart | None, told: Callable[[], None]) -> None:
+        # However many a trainer likes to get together, every worker gets some.
+        size = max(1, min(self.trainer.at_once, math.ceil(len(runs) / self._workers)))
+        shares = [runs[first : first + size] for first in range(0, len(runs), size)]
+        if apart is not None and len(shares) > 1:
+            apart.train(shares, self._keep, told)
             return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(self._workers, len(shares)), context, _prepare_worker
-        ) as executor:
-            waiting = {
-                executor.submit(_measured_list, self.trainer, self.measurement, share): share
-                for share in shares
-            }
-            try:
-                for future in as_completed(waiting):
-                    yield from zip(waiting[future], future.result(), strict=True)
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+        for share in shares:
+            for run, nats in measured(self.trainer, self.measurement, share):
+                self._keep(run, nats)
+                told()
 
-    def _tell(self, done: int, total: int) -> None:
-        if self._progress is not None:
-            self._progress(_PHASE, done, total)
+    def _keep(self, run: Run, nats: NDArray[np.float64]) -> None:
+        if run not in self.ledger:
+            self.ledger.add(run, nats)
 
 
 def _alike(nats: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     return np.allclose(nats, others, rtol=_ALIKE, atol=_ALIKE)
-
-
-def _measured(
-    trainer: Trainer, measurement: Measurement, runs: Sequence[Run]
-) -> Iterable[NDArray[np.float64]]:
-    for module in trainer.train(runs):
-        yield measurement(module)
-
-
-def _measured_list(
-    trainer: Trainer, measurement: Measurement, runs: Sequence[Run]
-) -> list[NDArray[np.float64]]:
-    return list(_measured(trainer, measurement, runs))
-
-
-def _prepare_worker() -> None:
-    """Workers share the cores: more threads than cores would cost ten times as much."""
-    torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.sources import function_text
 
 __all__ = ["FunctionTrainer", "Run", "TrainFunction", "Trainer"]
 
@@ -75,9 +75,14 @@ class FunctionTrainer:
 
     Attributes:
         function: See :data:`TrainFunction`. For several workers it must be importable by name.
-        recipe: In words, all that decides its models; by default its source, so that an edited
-            function trains anew. What it calls is not seen: change the recipe when that changes.
+        recipe: In words, all that decides its models; by default its source and what its defaults
+            and closure bind, so that an edited function trains anew. What it calls and reads from
+            its module is not seen: change the recipe when that changes. A method, a
+            ``functools.partial`` and any other object that is called need one.
         at_once: One.
+
+    Raises:
+        EvaluationError: No recipe is given, and none can be read off the function.
     """
 
     function: TrainFunction
@@ -86,7 +91,7 @@ class FunctionTrainer:
 
     def __post_init__(self) -> None:
         if not self.recipe:
-            object.__setattr__(self, "recipe", _source(self.function))
+            object.__setattr__(self, "recipe", function_text(self.function))
 
     def train(self, runs: Sequence[Run]) -> Iterator[nn.Module]:
         """Call the function for each run.
@@ -102,13 +107,3 @@ class FunctionTrainer:
                     "trained torch.nn.Module"
                 )
             yield module
-
-
-def _source(function: TrainFunction) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError) as error:
-        raise EvaluationError(
-            f"the source of {function!r} cannot be read, and retrainings are kept under it; name "
-            "what it does: FunctionTrainer(function, recipe='...')"
-        ) from error

@@ -8,7 +8,10 @@ whole model learns, or its LoRA adapters where it holds any.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,9 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.fresh_adapters import fresh, redraw
 from wherefrom.evaluation.trainers import Run
-from wherefrom.gradients.adapter_weights import weight_parts
+from wherefrom.gradients.adapter_weights import plain_model, weight_parts
 from wherefrom.gradients.examples import Examples, TextExamples
 from wherefrom.gradients.fingerprints import adapter_sha256, weights_sha256
 from wherefrom.gradients.models import ModelSource, load_model
@@ -37,6 +41,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["FineTuner", "TuningRecipe"]
+
+# What a configuration says of its past: a model in memory and the same one saved differ in it.
+_ORIGIN = {
+    "_name_or_path",
+    "architectures",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "peft_version",
+    "transformers_version",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +89,18 @@ class TuningRecipe:
 class FineTuner:
     """Trains a copy of a base model on some of the documents.
 
-    Members come in the order that all documents have with a seed, so that two models differ by
-    their members and as little as possible by chance. A step's loss is minus the mean
-    log-likelihood of its scored predictions.
+    Members come in the order that all documents have with a seed. Some chance is left between two
+    models of one seed: a document that is left out moves all later ones up, into other batches. A
+    step's loss is minus the mean log-likelihood of its scored predictions.
 
     The base is the model *before* it saw any of the documents. Where it holds LoRA adapters in
     use, these learn and all else stays; otherwise every weight that requires a gradient learns.
+    An adapter that has learnt nothing yet is drawn by each run's seed, as a training draws it that
+    begins with ``get_peft_model``; one that was trained is trained further.
 
     Args:
-        base: The model, or its path or cached id: a model in memory is copied for each run and
-            sent to every worker, one on disk is read by each of them.
+        base: The model, or its path or cached id: one in memory is sent to every worker, one on
+            disk is read by each of them, and either is copied for each run.
         objective: What the loss is; bound to the model, where it is one of text.
         documents: Made ready by that objective, in the order that members count in.
         recipe: Schedule.
@@ -113,13 +131,9 @@ class FineTuner:
         self._objective = objective
         self._documents = documents
         self._schedule = TuningRecipe() if recipe is None else recipe
-        module = self._module()
-        learning = _learning(module)
-        trained = f"{sum(map(torch.Tensor.numel, learning))} weights"
-        options = dict(objective.options())
         self.recipe = (
-            f"{self._schedule!r} of {trained} of {type(module).__name__} "
-            f"{weights_sha256(module)}+{adapter_sha256(module)} under {objective.kind} {options}"
+            f"{self._schedule!r} of {_made(self._module())} under {objective.kind} "
+            f"{dict(objective.options())}"
         )
 
     @classmethod
@@ -173,6 +187,7 @@ class FineTuner:
             device = next(module.parameters()).device
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(run.seed)
+                redraw(module)
                 self._tune(module, chosen, torch.Generator().manual_seed(run.seed))
             yield module
 
@@ -240,6 +255,39 @@ class FineTuner:
                 "train on more of them, or with a smaller batch_size"
             )
         return torch.from_numpy(run.members)
+
+
+def _made(module: nn.Module) -> str:
+    """All of a base that decides what it becomes, in words and digests."""
+    learning = {id(weight) for weight in _learning(module)}
+    names = [name for name, weight in module.named_parameters() if id(weight) in learning]
+    device = next(module.parameters()).device.type
+    count = sum(weight.numel() for weight in module.parameters() if id(weight) in learning)
+    # Dropout and the like stand in no weight, but in the configuration or in the modules.
+    parts = [names, re.sub(r" at 0x[0-9a-f]+", "", repr(module)), *_configurations(module)]
+    settings = hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode())
+    return (
+        f"{count} weights{', drawn by the seed' if fresh(module) else ''}, of "
+        f"{type(module).__name__} {weights_sha256(module)}+{adapter_sha256(module)}, settings "
+        f"{settings.hexdigest()}, on {device}"
+    )
+
+
+def _configurations(module: nn.Module) -> list[dict[str, Any]]:
+    """The model's and its adapters', without where they were read from."""
+    adapters = getattr(module, "peft_config", {})
+    plain: Any = plain_model(module)
+    found = [getattr(plain, "config", None), *(adapters[name] for name in sorted(adapters))]
+    return [
+        {name: value for name, value in config.to_dict().items() if name not in _ORIGIN}
+        for config in found
+        if hasattr(config, "to_dict")
+    ]
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know: the sets and enumerations of a configuration."""
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _learning(module: nn.Module) -> list[nn.Parameter]:
