@@ -549,6 +549,16 @@ def test_what_cannot_be_retrained(home: Path, tmp_path: Path) -> None:
         assert said in error_line(run("lds", index, *options(home, train=None), *train))
 
 
+def test_numbers_of_another_precision_are_the_same_questions(home: Path) -> None:
+    with np.load(home / "asked.npz") as arrays:
+        wide = {name: arrays[name] for name in arrays}
+    wide["inputs"] = wide["inputs"].astype(np.float64)
+    np.savez(home / "wide.npz", **wide)
+    asked = [*asking(home), "--no-layers"]
+    narrow = evidence("fidelity", home / "my.index", *asked)
+    assert evidence("fidelity", home / "my.index", *asked, "--queries", home / "wide.npz") == narrow
+
+
 def test_questions_of_the_wrong_kind(home: Path, tmp_path: Path) -> None:
     model = asking(home)[2:]
     line = error_line(run("fidelity", home / "my.index", *model, "--completion", "x"))

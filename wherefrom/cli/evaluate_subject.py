@@ -29,7 +29,7 @@ from wherefrom.gradients.objectives.base import JSON
 from wherefrom.query.index import Index
 from wherefrom.query.questions import Queries
 from wherefrom.records import Progress, Query
-from wherefrom.store import Manifest
+from wherefrom.store import InputRecord, Manifest
 
 __all__ = [
     "Prepared",
@@ -156,7 +156,7 @@ def read_asked(path: Path, asked: Asked) -> Queries:
     if asked.queries is None:
         return [Query(asked.prompt or "", asked.completion or "", asked.contrast)]
     if asked.queries.suffix == ".npz":
-        return _tensors(asked.queries)
+        return _tensors(asked.queries, Manifest.read(path).inputs)
     return read_queries(asked.queries)
 
 
@@ -233,7 +233,8 @@ def _is_code(model: str) -> bool:
     return model.partition(":")[0].endswith(".py")
 
 
-def _tensors(path: Path) -> Queries:
+def _tensors(path: Path, record: InputRecord | None) -> Queries:
+    """Inputs and targets of a file, in the precision of the index where they are as exact as its."""
     try:
         with np.load(path) as arrays:
             inputs, targets = arrays["inputs"], arrays["targets"]
@@ -242,4 +243,13 @@ def _tensors(path: Path) -> Queries:
             f"{path} cannot be read as questions ({error}); save it with "
             "numpy.savez(file, inputs=..., targets=...)"
         ) from error
+    if record is not None:
+        inputs = _of_type(inputs, record.dtype)
+        targets = _of_type(targets, record.target_dtype)
     return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _of_type(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Values as the index has them, where both are fractions or both whole numbers."""
+    wanted = np.dtype(dtype)
+    return values.astype(wanted) if values.dtype.kind == wanted.kind else values
