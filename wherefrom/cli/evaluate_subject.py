@@ -234,7 +234,7 @@ def _is_code(model: str) -> bool:
 
 
 def _tensors(path: Path, record: InputRecord | None) -> Queries:
-    """Inputs and targets of a file, in the precision of the index where they are as exact as its."""
+    """Inputs and targets of a file, in the precision of the index."""
     try:
         with np.load(path) as arrays:
             inputs, targets = arrays["inputs"], arrays["targets"]
