@@ -106,8 +106,19 @@ def user_function(reference: str) -> Callable[..., Any]:
     file, _, name = reference.rpartition(":")
     path = Path(file).resolve()
     # Processes that train beside this one find the function under the same name.
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    folder = str(path.parent)
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        return _imported(file, path, name)
+    except EvaluationError:
+        if added:
+            sys.path.remove(folder)
+        raise
+
+
+def _imported(file: str, path: Path, name: str) -> Callable[..., Any]:
     try:
         module = import_module(path.stem)
     except Exception as error:
