@@ -22,6 +22,7 @@ __all__ = [
     "Retrained",
     "Shown",
     "asked_options",
+    "choose_option",
     "compared_options",
     "numbers",
     "opened_options",
@@ -353,4 +354,13 @@ seed_option = click.option(
     default=0,
     show_default=True,
     help="Of what is drawn at random here.",
+)
+
+choose_option = click.option(
+    "--choose",
+    type=click.Choice(["random", "largest"]),
+    default="random",
+    show_default=True,
+    help="Which documents: drawn at random, or those of the largest scores of either sign, whose "
+    "effect chance hides least; every method (but random) names one in turn.",
 )

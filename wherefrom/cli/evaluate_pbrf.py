@@ -14,6 +14,7 @@ from wherefrom.cli.evaluate_options import (
     Retrained,
     Shown,
     asked_options,
+    choose_option,
     compared_options,
     opened_options,
     retrained_options,
@@ -36,14 +37,7 @@ __all__ = ["pbrf"]
     metavar="N",
     help="How many documents to up-weight, one at a time.",
 )
-@click.option(
-    "--choose",
-    type=click.Choice(["random", "largest"]),
-    default="random",
-    show_default=True,
-    help="Which: drawn at random, or those of the largest scores of either sign; every method (but "
-    "random) names one in turn.",
-)
+@choose_option
 @click.option(
     "--step",
     type=float,

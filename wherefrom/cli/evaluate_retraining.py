@@ -13,6 +13,7 @@ from wherefrom.cli.evaluate_options import (
     Retrained,
     Shown,
     asked_options,
+    choose_option,
     compared_options,
     numbers,
     opened_options,
@@ -106,14 +107,7 @@ def lds(
     metavar="N",
     help="Documents in a group.",
 )
-@click.option(
-    "--choose",
-    type=click.Choice(["random", "largest"]),
-    default="random",
-    show_default=True,
-    help="Which documents: drawn at random, or those of the largest scores of either sign, whose "
-    "effect chance hides least; every method (but random) names one in turn.",
-)
+@choose_option
 @retrained_options
 @compared_options
 @opened_options

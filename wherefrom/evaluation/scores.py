@@ -10,11 +10,9 @@ from wherefrom.curvature.kinds import make_curvature
 from wherefrom.evaluation.statistics import Scores
 from wherefrom.evaluation.subject import Subject
 from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
-from wherefrom.query.exact import energies, exact_products, preconditioned
+from wherefrom.query.exact import energies, every_product
 
 __all__ = ["fit", "influence", "self_influence"]
-
-_QUERY_BYTES = 1 << 30
 
 
 def fit(
@@ -57,15 +55,11 @@ def influence(subject: Subject, fitted: FittedCurvature) -> Scores:
     Returns:
         float64 ``[question, document]``, nats per added copy; positive = proponent.
     """
-    size = sum(layer.size for layer in subject.extractor.layers)
-    at_once = max(1, _QUERY_BYTES // (8 * size))
-    found = []
-    for start in range(0, len(subject.questions), at_once):
-        asked = subject.questions[start : start + at_once]
-        solved = preconditioned(subject.extractor, fitted, asked)
-        documents = subject.document_batches()
-        found.append(exact_products(subject.extractor, solved, documents, len(subject)))
-    return np.concatenate(found) / len(subject)
+    count = len(subject)
+    products = every_product(
+        subject.extractor, fitted, subject.questions, subject.document_batches, count
+    )
+    return products / count
 
 
 def self_influence(subject: Subject, fitted: FittedCurvature) -> NDArray[np.float64]:

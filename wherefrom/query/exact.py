@@ -7,7 +7,7 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
 from wherefrom.query.questions import Question
 
-__all__ = ["energies", "exact_products", "gradient_of", "preconditioned"]
+__all__ = ["energies", "every_product", "exact_products", "gradient_of", "preconditioned"]
+
+_QUERY_BYTES = 1 << 30
 
 
 def gradient_of(
@@ -105,6 +107,35 @@ def exact_products(
             true_gradients(extractor, batch, add)
             result[:, positions] = products.cpu().numpy()
     return result
+
+
+def every_product(
+    extractor: GradientExtractor,
+    curvature: FittedCurvature,
+    questions: Sequence[Question],
+    documents: Callable[[], Iterable[tuple[NDArray[np.int64], Batch]]],
+    count: int,
+) -> NDArray[np.float64]:
+    """:func:`exact_products` of any number of questions, in memory that is bounded.
+
+    Args:
+        extractor: Model, objective and layers.
+        curvature: Solves.
+        questions: What is asked; none give no rows.
+        documents: Called once a part of the questions; gives ``(positions, batch)``.
+        count: Number of documents.
+
+    Returns:
+        float64 ``[question, document]``.
+    """
+    # Preconditioned queries are as large as the layers: as many at once as memory should hold.
+    size = sum(layer.size for layer in extractor.layers)
+    at_once = max(1, _QUERY_BYTES // (8 * size))
+    found = [np.empty((0, count))]
+    for start in range(0, len(questions), at_once):
+        solved = preconditioned(extractor, curvature, questions[start : start + at_once])
+        found.append(exact_products(extractor, solved, documents(), count))
+    return np.concatenate(found)
 
 
 def energies(

@@ -21,7 +21,7 @@ from wherefrom.query.accelerators import Accelerators
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.documents import document_batches, row_blocks
-from wherefrom.query.exact import energies, exact_products, preconditioned
+from wherefrom.query.exact import energies, every_product
 from wherefrom.query.options import Choices, QueryOptions
 from wherefrom.query.questions import Asked, Queries, Question, ask, questions
 from wherefrom.query.respond import Responder
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Index"]
-
-_QUERY_BYTES = 1 << 30
 
 
 class Index:
@@ -328,20 +326,17 @@ class Index:
             raise QueryError(f"tier={tier!r} is unknown; give 'exact' or 'stored'")
         asker = self.asker
         asked = self.questions(queries)
-        if not asked:
-            return np.empty((0, len(self)))
         curvature = asker.encoder.curvature
         if damping is not None:
             curvature = curvature.with_damping(damping)
-        # Preconditioned queries are as large as the layers: as many at once as memory should hold.
-        size = sum(layer.size for layer in asker.extractor.layers)
-        at_once = max(1, _QUERY_BYTES // (8 * size))
-        found = []
-        for start in range(0, len(asked), at_once):
-            solved = preconditioned(asker.extractor, curvature, asked[start : start + at_once])
-            documents = document_batches(self._table, asker.extractor)
-            found.append(exact_products(asker.extractor, solved, documents, len(self)))
-        return np.concatenate(found) * self.manifest.scale
+        products = every_product(
+            asker.extractor,
+            curvature,
+            asked,
+            lambda: document_batches(self._table, asker.extractor),
+            len(self),
+        )
+        return products * self.manifest.scale
 
     def self_influence(self) -> NDArray[np.float64]:
         """Influence of every document on itself, float64 ``[document]``, never negative.
