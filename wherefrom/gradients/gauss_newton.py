@@ -6,27 +6,21 @@ For documents z with outputs ``f(z)`` and ``J_z = d f(z) / d weights``,
 
 with ``H_z`` the Fisher matrix of the outputs (Martens 2020, section 8): the matrix whose blocks the
 curvatures estimate, here with what lies off the blocks and no estimate. ``J v`` comes from one pass
-in forward mode, in which every module that uses a selected weight adds ``V a`` to the tangent of
-its output; ``J^T`` from the pairs of one backward pass (Schraudolph 2002, section 3).
+in forward mode, ``J^T`` from the pairs of one backward pass (Schraudolph 2002, section 3).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
-from wherefrom.errors import CurvatureError, ModelError
+from wherefrom.errors import CurvatureError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
-from wherefrom.gradients.kinds import Kind
-from wherefrom.gradients.layers import Layer, tapped_modules
+from wherefrom.gradients.forward_mode import output_tangent, untapped
+from wherefrom.gradients.layers import Layer
 from wherefrom.gradients.objectives import Probabilistic
 
 __all__ = ["GaussNewton"]
@@ -56,8 +50,7 @@ class GaussNewton:
         self._extractor = extractor
         self._objective = objective
         self._batches = batches
-        # The same model with no layer tapped: taps have no forward mode.
-        self._untapped = GradientExtractor(extractor.model, objective, ())
+        self._untapped = untapped(extractor)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -87,7 +80,7 @@ class GaussNewton:
 
         with self._untapped.session():
             for batch in self._batches():
-                moved = self._output_tangent(batch.to(self._extractor.device), vectors)
+                _, moved = output_tangent(self._untapped, self.layers, batch, vectors)
                 with self._extractor.session():
                     forward = self._extractor.forward(batch)
                     gradient = self._objective.fisher_product(forward.outputs, moved, forward.batch)
@@ -97,94 +90,9 @@ class GaussNewton:
             raise CurvatureError("the Gauss-Newton matrix needs at least one document; give some")
         return [total / documents for total in totals]
 
-    def _output_tangent(self, batch: Batch, vectors: Sequence[Tensor]) -> Tensor:
-        """``J v``, of the shape of the outputs."""
-        model = self._extractor.model
-        try:
-            # Of the attention kernels only the plain one has a forward mode.
-            with (
-                _first_use(),
-                torch.no_grad(),
-                sdpa_kernel(SDPBackend.MATH),
-                forward_ad.dual_level(),
-                _pushed(model, self.layers, vectors),
-            ):
-                outputs = self._objective.outputs(model, batch)
-                _, tangent = _unpacked(outputs)
-        except (RuntimeError, NotImplementedError) as error:
-            raise ModelError(
-                f"{type(model).__name__} cannot be run in forward mode, which Gauss-Newton "
-                f"products need: {str(error).splitlines()[0]}; ask with refine=0"
-            ) from error
-        if tangent is None:
-            raise ModelError(
-                "no selected layer takes part in the model's output; choose others with layers="
-            )
-        return tangent
-
 
 def _summed_gradient(pair: LayerPair) -> Tensor:
     """``sum delta a^T`` over documents and positions, float64 ``[d_out, d_in]``."""
     dtype = torch.promote_types(pair.activations.dtype, torch.float32)
     deltas = pair.deltas.to(dtype).flatten(0, 1)
     return (deltas.T @ pair.activations.to(dtype).flatten(0, 1)).double()
-
-
-@contextmanager
-def _first_use() -> Iterator[None]:
-    """Torch sets up its forward mode with its own jit, and warns that this is deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
-        yield
-
-
-@contextmanager
-def _pushed(model: nn.Module, layers: Sequence[Layer], vectors: Sequence[Tensor]) -> Iterator[None]:
-    """Inside a dual level, let the selected weights move along ``vectors``."""
-    handles = [
-        module.register_forward_hook(
-            _push(kind, vectors[position], bias=layers[position].bias), with_kwargs=True
-        )
-        for position, module, kind in tapped_modules(model, layers)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _push(kind: Kind, vector: Tensor, *, bias: bool) -> Callable[..., Tensor]:
-    """The hook that adds a weight's motion to the tangent of its module's output."""
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...], named: Any, output: Tensor) -> Tensor:
-        given, _ = _unpacked(inputs[0] if inputs else next(iter(named.values())))
-        primal, tangent = _unpacked(output)
-        activations = kind.activations(given)
-        moving = vector.to(activations.device, activations.dtype)
-        moved = activations @ moving[:, : kind.d_in].T
-        if bias:
-            moved = moved + moving[:, -1]
-        push = _adjoint(kind, primal, moved)
-        dual: Tensor = forward_ad.make_dual(  # type: ignore[no-untyped-call]
-            primal, push if tangent is None else tangent + push
-        )
-        return dual
-
-    return hook
-
-
-def _unpacked(dual: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Value and tangent; ``None`` where there is none."""
-    primal, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
-    return primal, tangent
-
-
-def _adjoint(kind: Kind, output: Tensor, moved: Tensor) -> Tensor:
-    """``[row, position, d_out]`` as a change of the module's output: ``kind.deltas`` transposed."""
-    # Made anew and not zeros_like(output): what runs here must not see the tangent of anything.
-    flat = torch.zeros(output.shape, dtype=output.dtype, device=output.device, requires_grad=True)
-    with torch.enable_grad():
-        deltas = kind.deltas(flat)
-    (push,) = torch.autograd.grad(deltas, flat, moved.to(deltas.dtype))
-    return push

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wherefrom.query.explanation import Explanation, Grouping, Similarity
 from wherefrom.query.measurement import measurement_of
 from wherefrom.records import Certificate, Hit, Normalise, Query, QuerySet, Sign
 
 __all__ = ["ANSWER_SCHEMA", "Answer"]
 
-ANSWER_SCHEMA = "wherefrom-answer/1"
+ANSWER_SCHEMA = "wherefrom-answer/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,11 @@ class Answer:
         residual: Relative residual of the solution, where it was solved for by iteration.
         index: Path, manifest digest, N, curvature, damping and encoder of the index.
         where: The metadata filter, as given.
+        options: Every choice it was asked with, as arguments of :meth:`wherefrom.Index.query`.
         seconds: Time from question to answer.
+        explanation: Shares of layers and tokens, where they were asked for.
+        similarity: How alike hits and question are in words, likewise.
+        groups: Influence summed by metadata columns, likewise.
     """
 
     query: Query | QuerySet | None
@@ -54,7 +59,16 @@ class Answer:
     residual: float | None
     index: Mapping[str, Any]
     where: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    explanation: Explanation | None = None
+    similarity: Similarity | None = None
+    groups: tuple[Grouping, ...] = ()
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """Proponents, then opponents."""
+        return (*self.proponents, *self.opponents)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the schema version and the meaning of the score."""
@@ -73,8 +87,12 @@ class Answer:
             "opponents": [_plain(hit) for hit in self.opponents],
             "certificate": asdict(self.certificate),
             "where": {name: _listed(value) for name, value in self.where.items()},
+            "options": {name: _listed(value) for name, value in self.options.items()},
             "index": dict(self.index),
             "seconds": self.seconds,
+            "explanation": None if self.explanation is None else asdict(self.explanation),
+            "similarity": None if self.similarity is None else asdict(self.similarity),
+            "groups": [asdict(grouping) for grouping in self.groups],
         }
 
     def to_json(self) -> str:
@@ -97,4 +115,6 @@ def _plain(hit: Hit) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _listed(one) for name, one in value.items()}
     return [_listed(v) for v in value] if isinstance(value, (tuple, list, set)) else value

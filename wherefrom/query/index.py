@@ -1,34 +1,25 @@
-"""An open index: ask it, read its vectors, compute exact scores."""
+"""An index to ask: which documents made the model say that, why these, and how alike they are."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from wherefrom.curvature.fitted import FittedCurvature
-from wherefrom.errors import ModelError, QueryError
-from wherefrom.gradients.models import ModelSource
-from wherefrom.gradients.objectives import Objective
 from wherefrom.query.accelerators import Accelerators
 from wherefrom.query.answer import Answer
-from wherefrom.query.asker import Asker, load_asker
-from wherefrom.query.documents import document_batches, row_blocks
-from wherefrom.query.exact import energies, every_product
+from wherefrom.query.explanation import By, Explanation, Grouping, Similarity
+from wherefrom.query.interpret import Interpreter
+from wherefrom.query.opened import OpenIndex
 from wherefrom.query.options import Choices, QueryOptions
-from wherefrom.query.questions import Asked, Queries, Question, ask, questions
-from wherefrom.query.respond import Responder
-from wherefrom.query.search import inner_products
+from wherefrom.query.questions import Asked, Queries, Question
 from wherefrom.query.sweep import DampingSweep, dampings_around, sweep_of
-from wherefrom.records import Normalise, QuerySet, Reduce, Rerank, Sign, Tier
-from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, Where
+from wherefrom.records import Normalise, Query, QuerySet, Reduce, Rerank, Sign, Tier
+from wherefrom.store import Where
 from wherefrom.store.accelerators import AcceleratorKind
 
 if TYPE_CHECKING:
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Index"]
 
 
-class Index:
+class Index(OpenIndex):
     """A finished index on disk, opened for reading.
 
     Made by :func:`wherefrom.open` and :func:`wherefrom.build`.
@@ -46,76 +37,6 @@ class Index:
         path: Its directory.
         manifest: What it was built from and with.
     """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        model: ModelSource | None = None,
-        base_model: ModelSource | None = None,
-        objective: Objective | None = None,
-        device: str = "auto",
-    ) -> None:
-        """Open an index and the model it was built with.
-
-        Args:
-            path: The index.
-            model: The model; by default the one that the manifest names, where it names one.
-            base_model: The model that an adapter is for; by default the one the manifest names.
-            objective: Needed for an objective of your own only.
-            device: Where to run the model.
-
-        Raises:
-            NotAnIndexError: The path holds no index.
-            UnfinishedIndexError: It holds an interrupted build.
-            MismatchError: The model or tokenizer is another one than the index was built with.
-            ModelError: The model that the manifest names cannot be loaded.
-            IntegrityError: Files are missing or differ from their digests.
-        """
-        self.path = Path(path)
-        self.manifest = Manifest.read(self.path)
-        self._device = device
-        self._table = DocumentTable.open(self.path, self.manifest)
-        self._scan = ScanCopy.open(self.path / SCAN_DIRECTORY, self.manifest.scan)
-        record = self.manifest.model
-        named = record.source is not None or (record.adapter and record.adapter.source) is not None
-        self._asker = (
-            load_asker(self.path, self.manifest, model, base_model, objective, device)
-            if named or model is not None
-            else None
-        )
-
-    def __len__(self) -> int:
-        """Number of indexed documents (passages count one each)."""
-        return len(self._table)
-
-    @property
-    def curvature(self) -> FittedCurvature:
-        """The fitted curvature.
-
-        Raises:
-            ModelError: The index was opened without its model.
-        """
-        return self.asker.encoder.curvature
-
-    @property
-    def asker(self) -> Asker:
-        """The model side: model, objective, layers, encoder.
-
-        Raises:
-            ModelError: The index was opened without its model.
-        """
-        if self._asker is None:
-            raise ModelError(
-                f"{self.path} was built from a model in memory, which it cannot load by itself; "
-                "open it with wf.open(path, model=your_model)"
-            )
-        return self._asker
-
-    @property
-    def table(self) -> DocumentTable:
-        """The stored documents."""
-        return self._table
 
     def query(
         self,
@@ -273,90 +194,121 @@ class Index:
             StorageError: The disk refuses.
         """
         self.manifest = self._accelerators.build(kind)
-        self.__dict__.pop("_responder", None)
-        self.__dict__.pop("_accelerators", None)
+        for made in ("_responder", "_accelerators", "_interpreter"):
+            self.__dict__.pop(made, None)
 
-    def encode(self, queries: Queries, *, damping: float | None = None) -> NDArray[np.float32]:
-        """The vectors that stored vectors are searched with, ``[query, dimension]``.
+    def explain(
+        self,
+        asked: Answer | Query | QuerySet,
+        *,
+        by: By | None = None,
+        doc_ids: Sequence[str] | None = None,
+        **tensors: Unpack[Asked],
+    ) -> Explanation:
+        """What scores are made of: shares of layers, and of tokens on both sides.
 
-        ``index.vectors() @ index.encode(queries).T / len(index)`` are the stored scores.
-        """
-        asked = self.questions(queries)
-        if not asked:
-            return np.empty((0, self.manifest.encoder.dimension), np.float32)
-        encoded = self._responder.encoded(asked, QueryOptions(damping=damping))
-        return np.stack([one.vector for one in encoded])
-
-    def vectors(self) -> NDArray[np.float32]:
-        """All stored vectors, ``[document, dimension]``, in the order of :meth:`doc_ids`."""
-        out = np.empty((len(self), self.manifest.encoder.dimension), np.float32)
-        for positions, rows in row_blocks(self._table):
-            out[positions] = rows.vectors
-        return out
-
-    def questions(self, queries: Queries) -> list[Question]:
-        """What is differentiated for each query.
-
-        Raises:
-            QueryError: A query is not well formed or of the wrong kind for the index.
-        """
-        return list(questions(self.asker.extractor.objective, self.manifest.inputs, queries))
-
-    def doc_ids(self) -> list[str]:
-        """Ids of all documents, in the order of the index."""
-        return self._table.doc_ids()
-
-    def scores(
-        self, queries: Queries, *, tier: Tier = "exact", damping: float | None = None
-    ) -> NDArray[np.float64]:
-        """Influence of every document on every query.
+        Every kind of share sums to the exact, uncompressed score of the document, whichever tier
+        the answer shows. A token's share is that of its *prediction*: it stands on the token whose
+        prediction it comes from. Where a text has one prediction only, its label, shares are of
+        what layers did at each token's *position*; ``tokens_are`` says which.
 
         Args:
-            queries: Text queries, sets of them, or tensors.
-            tier: ``exact`` runs all documents through the model again, uncompressed; ``stored``
-                takes inner products of stored vectors.
-            damping: Another damping than the index's.
-
-        Returns:
-            float64 ``[query, document]`` nats per added copy, documents as in :meth:`doc_ids`.
-        """
-        if tier == "stored":
-            return self._stored_scores(self.encode(queries, damping=damping))
-        if tier != "exact":
-            raise QueryError(f"tier={tier!r} is unknown; give 'exact' or 'stored'")
-        asker = self.asker
-        asked = self.questions(queries)
-        curvature = asker.encoder.curvature
-        if damping is not None:
-            curvature = curvature.with_damping(damping)
-        products = every_product(
-            asker.extractor,
-            curvature,
-            asked,
-            lambda: document_batches(self._table, asker.extractor),
-            len(self),
-        )
-        return products * self.manifest.scale
-
-    def self_influence(self) -> NDArray[np.float64]:
-        """Influence of every document on itself, float64 ``[document]``, never negative.
-
-        Free of compression: from the norms of whitened gradients where the index holds those, else
-        by running all documents through the model again.
+            asked: An answer of this index, or a question.
+            by: ``layer`` or ``token`` only; both by default.
+            doc_ids: Which documents; the hits of the answer by default.
+            **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
 
         Raises:
-            ModelError: They must be run again, but the index was opened without its model.
+            QueryError: A question comes without documents, an answer about tensors without
+                them, or a document is unknown.
+            MismatchError: The answer is another index's.
+            ModelError: The model cannot be run in forward mode, which shares of tokens need.
         """
-        if self.manifest.curvature.whitened and self.manifest.encoder.reduce != "energy":
-            return np.square(self._scan.whole) * self.manifest.scale
-        asker = self.asker
-        documents = document_batches(self._table, asker.extractor)
-        found = energies(asker.extractor, asker.encoder.curvature, documents, len(self))
-        return found * self.manifest.scale
+        return self._interpreter.explain(asked, by, doc_ids, tensors)
+
+    def similarity(self, answer: Answer, *, most_similar: int = 10) -> Similarity:
+        """How alike hits and question are in words, beside influence.
+
+        BM25 score and rank among all documents searched, the longest run of words that a document
+        shares with the question, near-duplicates among the hits; and the documents most like the
+        question in words, with their exact influence.
+
+        Args:
+            answer: Of this index, about text.
+            most_similar: How many of the most similar documents to score.
+
+        Raises:
+            QueryError: The answer is about tensors.
+            MismatchError: The answer is another index's.
+        """
+        return self._interpreter.similarity(answer, most_similar)
+
+    def groups(
+        self,
+        asked: Answer | Query | QuerySet,
+        by: str,
+        *,
+        tier: Tier = "stored",
+        bins: int | None = None,
+        where: Where | None = None,
+        **tensors: Unpack[Asked],
+    ) -> Grouping:
+        """Influence summed by a metadata column, over all documents and not the hits only.
+
+        Args:
+            asked: An answer of this index, whose filter applies, or a question.
+            by: The column.
+            tier: ``stored`` sums scores of the stored vectors, whose noise averages out; ``exact``
+                runs all documents again.
+            bins: Cut a column of numbers into so many bins of about equally many documents.
+            where: Sum over documents that pass this filter; by default the answer's.
+            **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
+
+        Raises:
+            FilterError: There is no such column, or the filter is not well formed.
+            QueryError: The column has too many values, or bins do not apply to it.
+            MismatchError: The answer is another index's.
+        """
+        return self._interpreter.groups(asked, by, tier, bins, where, tensors)
+
+    def annotate(
+        self,
+        answer: Answer,
+        *,
+        explain: bool = True,
+        similarity: bool = True,
+        group_by: Sequence[str] = (),
+        **tensors: Unpack[Asked],
+    ) -> Answer:
+        """The answer with shares, similarity and groups in it, for reports and exports.
+
+        Args:
+            answer: Of this index.
+            explain: Add :meth:`explain`.
+            similarity: Add :meth:`similarity`; left out for tensors.
+            group_by: Add :meth:`groups` of these columns.
+            **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
+
+        Raises:
+            WherefromError: As those three.
+        """
+        return replace(
+            answer,
+            explanation=self.explain(answer, **tensors) if explain else answer.explanation,
+            similarity=(
+                self.similarity(answer)
+                if similarity and answer.query is not None
+                else answer.similarity
+            ),
+            groups=(
+                *answer.groups,
+                *(self.groups(answer, column, **tensors) for column in group_by),
+            ),
+        )
 
     @cached_property
-    def _responder(self) -> Responder:
-        return Responder(self.path, self.manifest, self._table, self._scan, self.asker)
+    def _interpreter(self) -> Interpreter:
+        return Interpreter(self.manifest, self._table, self._responder, self._question)
 
     @cached_property
     def _accelerators(self) -> Accelerators:
@@ -365,12 +317,3 @@ class Index:
     def _respond(self, asked: Sequence[Question], options: QueryOptions) -> list[Answer]:
         accelerator = self._accelerators.open(options.backend)
         return self._responder.respond(asked, options, accelerator)
-
-    def _question(self, **asked: Unpack[Asked]) -> Question:
-        return ask(self.asker.extractor.objective, self.manifest.inputs, **asked)
-
-    def _stored_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        out = np.empty((len(vectors), len(self)))
-        for positions, rows in row_blocks(self._table):
-            out[:, positions] = inner_products(rows.vectors, vectors)
-        return out * self.manifest.scale

@@ -1,8 +1,5 @@
 """Exact scores: the best documents run again, uncompressed, and what they may leave out.
 
-Each document runs alone, so its score is a function of the index, the question and the document
-only, and not of the batch it happens to be in or of what else was a candidate.
-
 That the list is the true one can be proved where stored vectors hold all coordinates: what a stored
 one lacks, its quantisation, has a known norm, which bounds the exact score. Else the list's recall
 is estimated.
@@ -10,18 +7,13 @@ is estimated.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from wherefrom.gradients.batches import Batch
 from wherefrom.query.asker import Asker
-from wherefrom.query.documents import examples_of
-from wherefrom.query.exact import energies, exact_products, gradient_of
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import EncodedQuestion, Question
 from wherefrom.query.recall import (
@@ -33,6 +25,7 @@ from wherefrom.query.recall import (
 )
 from wherefrom.query.scan import Candidates, scan
 from wherefrom.query.search import DIRECTIONS, Found, Ranked, Ranking, Searcher
+from wherefrom.query.solution import Solution, exactly, solve
 from wherefrom.records import Recall, Tier
 from wherefrom.store import DocumentTable, Manifest, ScanCopy
 
@@ -106,12 +99,8 @@ class Recomputer:
             encoded: Its vector.
             found: The best documents by stored score.
         """
-        solution = self._solution(question, encoded)
-        norm = self._norm(solution)
-        solved = [
-            self.asker.encoder.curvature.raw(layer, part).reshape(1, -1)
-            for layer, part in enumerate(solution)
-        ]
+        solved = solve(self.asker, question, self.options.damping, encoded)
+        norm = solved.norm
         rankings = tuple(
             Ranking(ranking.direction, self.options.k, ranking.normalised)
             for ranking in found.rankings
@@ -146,45 +135,10 @@ class Recomputer:
             return Outcome("exact", rankings, True, found.documents, scored, norm)
         return Outcome("exact", rankings, False, found.documents, scored, norm, recall)
 
-    def _solution(self, question: Question, encoded: EncodedQuestion) -> Sequence[Tensor]:
-        """``(G + lambda)^-1 grad f`` in coordinates, of each layer float64 ``[d_out, d_in]``."""
-        if encoded.solved is not None:
-            return encoded.solved
-        curvature = self.asker.encoder.curvature
-        gradient, _ = gradient_of(self.asker.extractor, curvature, question)
-        if self.options.damping is not None:
-            curvature = curvature.with_damping(self.options.damping)
-        return [curvature.solve(layer, part) for layer, part in enumerate(gradient)]
-
-    def _norm(self, solution: Sequence[Tensor]) -> float:
-        """Norm of what documents' whitened gradients are multiplied with."""
-        curvature = self.asker.encoder.curvature
-        squares = (
-            float((part / curvature.scale(layer).to(part.device)).square().sum())
-            for layer, part in enumerate(solution)
-        )
-        return math.sqrt(sum(squares))
-
-    def _rescored(self, solved: list[Tensor], documents: Sequence[Ranked]) -> list[Ranked]:
-        """Documents with exact inner products, and exact norms where stored ones are of a part.
-
-        Each runs alone.
-
-        Args:
-            solved: Of each layer ``[1, d_out x d_in]``, in the order of its weight.
-            documents: Which.
-        """
-        encoder, extractor = self.asker.encoder, self.asker.extractor
-
-        def alone() -> Iterator[tuple[NDArray[np.int64], Batch]]:
-            for i, one in enumerate(documents):
-                yield np.array([i]), examples_of(extractor, one.rows).batch(np.array([0]))
-
-        count = len(documents)
-        products = exact_products(extractor, solved, alone(), count)[0]
-        norms = np.array([one.norm for one in documents])
-        if self.manifest.encoder.reduce == "energy":
-            norms = np.sqrt(energies(extractor, encoder.curvature, alone(), count))
+    def _rescored(self, solved: Solution, documents: Sequence[Ranked]) -> list[Ranked]:
+        """Documents with exact inner products, and exact norms where stored ones are of a part."""
+        rows = [one.rows for one in documents]
+        products, norms = exactly(self.asker, self.manifest, solved, rows)
         return [
             replace(one, product=float(product), norm=float(norm))
             for one, product, norm in zip(documents, products, norms, strict=True)

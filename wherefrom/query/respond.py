@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,7 @@ class Responder:
             residual=encoded.residual,
             index=self._identity(),
             where=dict(options.where),
+            options=asdict(options),
             seconds=seconds,
         )
 

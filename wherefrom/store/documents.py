@@ -245,6 +245,23 @@ class DocumentTable:
             found = self._table.search().where(condition).select(["row"]).to_arrow()
         return np.sort(found.column("row").to_numpy())
 
+    def find(self, doc_ids: Sequence[str]) -> dict[str, int]:
+        """Ordinals of those of ``doc_ids`` that the table holds.
+
+        Raises:
+            IntegrityError: The table cannot be read.
+            StorageError: The disk refuses.
+        """
+        if not doc_ids:
+            return {}
+        from lancedb.expr import col, lit
+
+        condition = col("doc_id").isin([lit(doc_id) for doc_id in doc_ids])
+        with _reading(self.path):
+            found = self._table.search().where(condition).select(["row", "doc_id"]).to_arrow()
+        ordinals = found.column("row").to_pylist()
+        return dict(zip(found.column("doc_id").to_pylist(), ordinals, strict=True))
+
     def doc_ids(self) -> list[str]:
         """Ids of all documents, in order.
 

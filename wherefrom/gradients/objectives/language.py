@@ -36,6 +36,7 @@ class CausalLM(TextObjective, Categorical):
     """
 
     kind = "causal_lm"
+    predicts = 1
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits ``[doc, position, vocabulary]``; padding stands on the right."""

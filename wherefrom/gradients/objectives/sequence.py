@@ -14,7 +14,7 @@ from wherefrom.gradients.objectives.base import JSON
 from wherefrom.gradients.objectives.categorical import Categorical
 from wherefrom.gradients.objectives.text import TextObjective, logits_of
 from wherefrom.gradients.tokens import TokenisedDocument, query_document
-from wherefrom.records import Document, MetadataValue, Query
+from wherefrom.records import Document, MetadataValue, Query, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +134,20 @@ class SequenceClassification(TextObjective, Categorical):
             padding=self._padding,
         )
 
-    def query_batch(self, query: Query) -> Batch:
+    def token_spans(self, document: Document) -> list[Span | None]:
+        """As for every text; of one that is truncated, those of its start and its end tokens."""
+        spans = super().token_spans(document)
+        (tokens,) = self.tokenise([document])
+        missing = len(spans) - len(tokens.ids)
+        if missing <= 0:
+            return spans
+        marks = next((i for i, span in enumerate(reversed(spans)) if span is not None), 0)
+        if self.bound_tokenizer.truncation_side == "left":
+            starts = next((i for i, span in enumerate(spans) if span is not None), 0)
+            return spans[:starts] + spans[starts + missing :]
+        return spans[: len(tokens.ids) - marks] + spans[len(spans) - marks :]
+
+    def question(self, query: Query) -> Document:
         """The text ``query.prompt`` with the class ``query.completion``.
 
         Raises:
@@ -146,7 +159,15 @@ class SequenceClassification(TextObjective, Categorical):
         number = self._class(query.completion)
         if number is None:
             raise QueryError(f"the completion {query.completion!r} is {self._unknown()}")
-        document = Document(checked.doc_id, query.prompt, {self.label: number})
+        return Document(checked.doc_id, query.prompt, {self.label: number})
+
+    def query_batch(self, query: Query) -> Batch:
+        """The text ``query.prompt`` with the class ``query.completion``.
+
+        Raises:
+            QueryError: The text is empty, or the label is no class of the model.
+        """
+        document = self.question(query)
         return self.assemble([document], self.tokenise([document]))
 
     def _class_of(self, document: Document) -> int:

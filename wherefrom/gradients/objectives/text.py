@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from wherefrom.errors import ModelError, QueryError
+from wherefrom.gradients.alignment import align
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.objectives.base import JSON, Objective
 from wherefrom.gradients.passages import split_passages
@@ -23,7 +24,7 @@ from wherefrom.gradients.tokens import (
     tokenise_batch,
     tokenise_query,
 )
-from wherefrom.records import Document, Query
+from wherefrom.records import Document, Query, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,9 +45,12 @@ class TextObjective(Objective):
 
     Attributes:
         columns: Metadata columns that the objective reads.
+        predicts: Which token an output position predicts, counted from the one that it reads: 1 for
+            the next one.
     """
 
     columns: tuple[str, ...] = ()
+    predicts: int = 0
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase | None = None, *, context: int | None = None
@@ -120,6 +124,24 @@ class TextObjective(Objective):
             tokens: Of each, from :meth:`tokenise`, perhaps shortened.
         """
 
+    def question(self, query: Query) -> Document:
+        """The text that a query asks about, as a document.
+
+        Raises:
+            QueryError: The completion is empty, or a part is no valid Unicode text.
+        """
+        return query_document(query)
+
+    def token_spans(self, document: Document) -> list[Span | None]:
+        """Characters of each token that the model reads; ``None``: the tokenizer added it.
+
+        Args:
+            document: As it is stored, a chat rendered.
+        """
+        (tokens,) = align([document], self.bound_tokenizer)
+        spans = zip(tokens.starts.tolist(), tokens.ends.tolist(), tokens.special, strict=True)
+        return [None if special else (start, end) for start, end, special in spans]
+
     def query_batch(self, query: Query) -> Batch:
         """The question as a batch of one document: its gradient is that of the measurement.
 
@@ -133,7 +155,7 @@ class TextObjective(Objective):
                 f"prompt and completion have {len(tokens.ids)} tokens, the index's context is "
                 f"{self.bound_context}; shorten the prompt"
             )
-        return self.assemble([query_document(query)], [tokens])
+        return self.assemble([self.question(query)], [tokens])
 
     @property
     def bound_tokenizer(self) -> PreTrainedTokenizerBase:
