@@ -179,8 +179,10 @@ class Interpreter:
             QueryError: It is about tensors, and they are not given.
         """
         options = QueryOptions()
-        query = asked
-        if isinstance(asked, Answer):
+        query: Query | QuerySet | None
+        if not isinstance(asked, Answer):
+            query = asked
+        else:
             if asked.index.get("manifest_sha256") != self.manifest.digest:
                 raise MismatchError(
                     "the answer is of another index (manifest "
