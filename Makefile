@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: setup test test-slow lint demo bench experiments clean
+.PHONY: setup test test-slow lint docs demo bench experiments clean
 
 setup: $(READY)
 
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation \
-	  --editable '.[test,lint,bench]'
+	  --editable '.[test,lint,bench,docs]'
 	@touch $@
 
 test: $(READY)
@@ -35,6 +35,9 @@ lint: $(READY)
 	$(BIN)/mypy --strict wherefrom
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 demo: $(READY)
 	$(BIN)/wherefrom demo
 
@@ -45,5 +48,5 @@ experiments: $(READY)
 	$(BIN)/python -m benchmarks.experiments
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find wherefrom tests -name __pycache__ -type d -prune -exec rm -rf {} +

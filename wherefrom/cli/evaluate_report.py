@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluating", "resumable", "show_evidence"]
 
-_EXTRA = ("bm25s", "scipy", "sklearn")
+_EXTRA = ("scipy", "sklearn")
 
 
 @contextmanager

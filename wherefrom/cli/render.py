@@ -9,21 +9,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from io import TextIOWrapper
 from typing import Any
 
 import click
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from wherefrom.cli.groups import group_table
+from wherefrom.cli.heat_map import heat_map
+from wherefrom.cli.highlight import LOWERS, RAISES, legend, plain
+from wherefrom.cli.hits import print_hits, print_similar
 from wherefrom.cli.question import fact_grid, question_facts
+from wherefrom.cli.shares import question_lines
+from wherefrom.cli.stand_ins import STAND_INS
 from wherefrom.query.answer import Answer
-from wherefrom.query.printable import excerpt, printable
+from wherefrom.query.explanation import HitShares, TokensAre
+from wherefrom.query.printable import printable
 from wherefrom.query.wording import (
+    NO_PROOF,
     PERCENTILE,
     background_in_words,
     certificate_in_words,
@@ -31,12 +36,9 @@ from wherefrom.query.wording import (
     empty_in_words,
     filter_in_words,
     measured,
-    percentile_in_words,
     ranked_by,
-    ranked_value,
     refined_in_words,
     residual_in_words,
-    signed,
     slope_in_words,
     value_in_words,
     worth_in_words,
@@ -45,10 +47,13 @@ from wherefrom.records import Hit
 
 __all__ = ["answer_table", "emit_json", "print_facts", "terminal"]
 
-_WIDEST_METADATA = 22
-_GAP = 3
-_EXCERPT = 240
-_NARROWEST_DOCUMENT = 24
+_LINES = 2
+"""Of a question, marked, at most."""
+
+_MARKED_AT: dict[TokensAre, str] = {
+    "predictions": ", on the words whose prediction it comes from",
+    "positions": ", on the words at whose positions layers did it",
+}
 
 
 def terminal(width: int | None = None) -> Console:
@@ -59,7 +64,7 @@ def terminal(width: int | None = None) -> Console:
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal that cannot show a letter shows a stand-in rather than an error.
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors=STAND_INS)
     return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
@@ -84,11 +89,52 @@ def print_facts(facts: Iterable[tuple[str, object]], console: Console) -> None:
 def answer_table(answer: Answer, console: Console, most: int | None = None) -> None:
     """Print an answer: the question, proponents, opponents, and how far to trust them.
 
+    Shares, similarity and group sums are shown where the answer holds them.
+
     Args:
         answer: What to print.
         console: Where.
         most: How many documents of each sign to print; all by default.
     """
+    said = measured(answer)
+    console.print(fact_grid(_facts(answer)))
+    ranking = ranked_by(answer)
+    how = "" if ranking is None else f"; {ranking[1]}"
+    rankings = [
+        (f"Proponents: {said.raised}{how}", f"bold {RAISES}", answer.proponents[:most]),
+        (f"Opponents: {said.lowered}{how}", f"bold {LOWERS}", answer.opponents[:most]),
+    ]
+    for title, style, hits in rankings:
+        if hits:
+            _title(title, console)
+            _print_question(answer, hits, console)
+            print_hits(answer, hits, style, console)
+    if not answer.hits:
+        _title(empty_in_words(answer), console)
+    for title, _, hits in rankings:
+        _print_layers(answer, title.partition(":")[0], hits, console)
+    if answer.similarity is not None and answer.similarity.most_similar:
+        _title("Most like the question in words (by BM25), and their influence", console)
+        print_similar(answer.similarity.most_similar[:most], console)
+    for grouping in answer.groups:
+        console.print()
+        group_table(grouping, console)
+    console.print()
+    console.print(Text(certificate_in_words(answer)))
+    for words in (slope_in_words(answer), background_in_words(answer)):
+        if words is not None:
+            console.print(Text(words))
+    for line in _legend(answer, console):
+        console.print(line)
+
+
+def _title(words: str, console: Console) -> None:
+    console.print()
+    console.print(Text(words, style="bold"))
+
+
+def _facts(answer: Answer) -> list[tuple[str, Text]]:
+    """The question, what it measured, and what is unusual about how it was answered."""
     said = measured(answer)
     facts = [*question_facts(answer.query, said), ("measured", Text(said.quantity))]
     facts.append(("value", Text(worth_in_words(answer))))
@@ -101,111 +147,51 @@ def answer_table(answer: Answer, console: Console, most: int | None = None) -> N
     ):
         if words is not None:
             facts.append((label, Text(words)))
-    console.print(fact_grid(facts))
-    ranking = ranked_by(answer)
-    how = "" if ranking is None else f"; {ranking[1]}"
-    rankings = [
-        (f"Proponents: {said.raised}{how}", "bold cyan", answer.proponents),
-        (f"Opponents: {said.lowered}{how}", "bold yellow", answer.opponents),
-    ]
-    for title, style, hits in rankings:
-        if hits:
-            console.print()
-            console.print(Text(title, style="bold"))
-            _print_hits(answer, hits[:most], style, console)
-    if not answer.proponents and not answer.opponents:
-        console.print()
-        console.print(Text(empty_in_words(answer), style="bold"))
-    console.print()
-    console.print(Text(certificate_in_words(answer)))
-    for words in (slope_in_words(answer), background_in_words(answer)):
-        if words is not None:
-            console.print(Text(words))
-    console.print(Text(said.contract, style="dim"))
-    if any(hit.percentile is not None for hit in (*answer.proponents, *answer.opponents)):
-        console.print(Text(f"pct = {PERCENTILE}", style="dim"))
+    return facts
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """A column of numbers: its title and a value for each hit."""
-
-    title: str
-    values: list[str]
-
-    @property
-    def width(self) -> int:
-        """Cells of the widest."""
-        return max(map(cell_len, (self.title, *self.values)))
+def _shares_of(answer: Answer, hits: Sequence[Hit]) -> list[HitShares]:
+    if answer.explanation is None:
+        return []
+    found = (answer.explanation.of(hit.doc_id) for hit in hits)
+    return [shares for shares in found if shares is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Columns of a table of hits, and what has no column and stands above the text."""
-
-    numbers: list[_Numbers]
-    columns: dict[str, int]
-    rest: list[str]
-    percentiles: _Numbers | None
-    document: int
+def _print_question(answer: Answer, hits: Sequence[Hit], console: Console) -> None:
+    """What of the question some documents act on."""
+    lines = question_lines(_shares_of(answer, hits), _LINES * console.width, plain=plain(console))
+    label = "acting on"
+    console.print(fact_grid([("" if i else label, line) for i, line in enumerate(lines)]))
 
 
-def _print_hits(answer: Answer, hits: Sequence[Hit], style: str, console: Console) -> None:
-    """Print one sign's hits."""
-    layout = _layout(answer, hits, console.width)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("#", justify="right", style="dim", no_wrap=True)
-    for i, numbers in enumerate(layout.numbers):
-        # The first one is what documents are ranked by.
-        table.add_column(numbers.title, justify="right", style="" if i else style, no_wrap=True)
-    for name, width in layout.columns.items():
-        table.add_column(Text(printable(name)), max_width=width, no_wrap=True, overflow="ellipsis")
-    table.add_column("document", width=layout.document, overflow="fold")
-    for i, hit in enumerate(hits):
-        facts = [printable(hit.doc_id)]
-        if layout.percentiles is not None:
-            facts.append(f"{layout.percentiles.title} {layout.percentiles.values[i]}")
-        facts += [f"{printable(name)}: {_value(hit, name)}" for name in layout.rest]
-        document = Text(" · ".join(facts), style="dim" if hit.text else "")
-        if hit.text:
-            text = excerpt(hit.text, max(_EXCERPT, 2 * layout.document))
-            document = Text.assemble(document, "\n", Text(text))
-        values = [Text(_value(hit, name)) for name in layout.columns]
-        shown = [numbers.values[i] for numbers in layout.numbers]
-        table.add_row(str(hit.rank), *shown, *values, document)
-    console.print(table)
+def _print_layers(answer: Answer, name: str, hits: Sequence[Hit], console: Console) -> None:
+    """The heat map of some hits' layers."""
+    shares = _shares_of(answer, hits)
+    if answer.explanation is None or not shares:
+        return
+    summed = "the score" if len(shares) == 1 else f"the {len(shares)} scores, summed"
+    _title(f"{name} by layer: module and block, in per cent of {summed}", console)
+    console.print(heat_map(answer.explanation, shares, console))
 
 
-def _layout(answer: Answer, hits: Sequence[Hit], width: int) -> _Layout:
-    """Give the document what it needs first, then metadata columns from left to right."""
-    numbers = [_Numbers("nats", [signed(hit.score) for hit in hits])]
-    ranking = ranked_by(answer)
-    if ranking is not None:
-        values = [signed(ranked_value(hit, answer.normalise)) for hit in hits]
-        numbers.insert(0, _Numbers(ranking[0], values))
-    known = [hit.percentile for hit in hits if hit.percentile is not None]
-    percentiles = (
-        None if len(known) < len(hits) else _Numbers("pct", [percentile_in_words(p) for p in known])
-    )
-    room = width - cell_len(str(hits[-1].rank)) - _GAP
-    room -= sum(column.width + _GAP for column in numbers)
-    if percentiles is not None and room - percentiles.width - _GAP >= _NARROWEST_DOCUMENT:
-        numbers.append(percentiles)
-        room -= percentiles.width + _GAP
-        percentiles = None
-    wanted = max(20, width * 2 // 5)
-    columns: dict[str, int] = {}
-    rest: list[str] = []
-    for name in dict.fromkeys(name for hit in hits for name in hit.metadata):
-        widest = max(cell_len(printable(name)), *(cell_len(_value(hit, name)) for hit in hits))
-        wide = min(widest, _WIDEST_METADATA)
-        if rest or room - wide - _GAP < wanted:
-            rest.append(name)
-            continue
-        columns[name] = wide
-        room -= wide + _GAP
-    return _Layout(numbers, columns, rest, percentiles, max(8, room))
-
-
-def _value(hit: Hit, name: str) -> str:
-    return printable(value_in_words(hit.metadata.get(name)))
+def _legend(answer: Answer, console: Console) -> list[Text]:
+    """What the columns and marks say."""
+    said = [measured(answer).contract]
+    if any(hit.percentile is not None for hit in answer.hits):
+        said.append(f"pct = {PERCENTILE}")
+    if answer.similarity is not None:
+        among = f"{answer.similarity.documents:,} documents"
+        said.append(f"BM25 = rank among {among} by the words of the question")
+        said.append(
+            "run = how many words in a row both hold; alike = near-duplicates have a number"
+        )
+    marks: list[Text] = []
+    explanation = answer.explanation
+    if explanation is not None and explanation.tokens_are is not None:
+        samples = legend(plain=plain(console), run=answer.similarity is not None)
+        marks = [
+            Text.assemble(("marks = ", "dim"), samples, (_MARKED_AT[explanation.tokens_are], "dim"))
+        ]
+    if explanation is not None or answer.similarity is not None:
+        said.append(NO_PROOF)
+    return [*(Text(words, "dim") for words in said), *marks]

@@ -7,7 +7,6 @@ the weighted sum of their log-likelihoods.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Regex, pre_tokenizers
 from torch import Tensor, nn
 
-from wherefrom.errors import EvaluationError, MissingExtraError
+from wherefrom.errors import EvaluationError
 from wherefrom.evaluation.scores import fit, influence
 from wherefrom.evaluation.statistics import Scores
 from wherefrom.evaluation.subject import Subject
@@ -27,6 +25,7 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.kinds import Kind, kind_of
 from wherefrom.gradients.lora import Adapters
 from wherefrom.query.exact import energies, gradient_of
+from wherefrom.query.lexical import Lexicon, words
 from wherefrom.query.questions import Question
 from wherefrom.records import Query, QuerySet
 
@@ -34,14 +33,6 @@ __all__ = ["BASELINES", "baselines", "words"]
 
 BASELINES = ("dot", "cosine", "bm25", "embedding", "random")
 """All there are; ``bm25`` for text only."""
-
-# Where words are not parted by spaces, each character (with its marks) is taken for one.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORDS = pre_tokenizers.Split(
-    Regex(rf"[{_UNSPACED}&&\P{{M}}]\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}&&[^{_UNSPACED}]]+"),
-    behavior="removed",
-    invert=True,
-)
 
 
 def baselines(
@@ -71,7 +62,6 @@ def baselines(
 
     Raises:
         EvaluationError: A name is unknown, or ``bm25`` is asked of tensors.
-        MissingExtraError: ``bm25s`` is not installed.
     """
     asked = [name for name in BASELINES if name != "bm25" or subject.texts is not None]
     if names is not None:
@@ -94,16 +84,6 @@ def baselines(
         ),
     }
     return {name: recipes[name]() for name in asked}
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in any script, normalised (NFKC) and case folded, in order.
-
-    Letters, marks and digits make words. Scripts without spaces between words give a word for each
-    character.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return [word for word, _ in _WORDS.pre_tokenize_str(folded)]
 
 
 class _Gradients:
@@ -135,27 +115,12 @@ class _Gradients:
 
 
 def _bm25(subject: Subject) -> Scores:
-    try:
-        import bm25s
-    except ImportError:
-        raise MissingExtraError(
-            "the baseline bm25 needs `bm25s`, which is not installed: "
-            "pip install 'wherefrom[evaluation]'"
-        ) from None
-    documents = [words(text) for text in subject.texts or ()]
+    lexicon = Lexicon(subject.texts or ())
     scores = np.zeros((len(subject.questions), len(subject)))
-    # In the order of appearance: a set's order changes from run to run, and with it the rounding.
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(w for d in documents for w in d))}
-    if not vocabulary:
-        return scores
-    numbered = [[vocabulary[word] for word in document] for document in documents]
-    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75, dtype="float64")
-    index.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
     labels = subject.extractor.objective.kind == "sequence_classification"
     for row, question in zip(scores, subject.questions, strict=True):
         for weight, text in _texts(question, labels=labels):
-            known = [vocabulary[word] for word in words(text) if word in vocabulary]
-            row += weight * index.get_scores_from_ids(known)
+            row += weight * lexicon.scores(text)
     return scores
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wherefrom.query.explanation import Explanation, Grouping, Similarity
+from wherefrom.query.json_text import as_json, json_text
 from wherefrom.query.measurement import measurement_of
 from wherefrom.records import Certificate, Hit, Normalise, Query, QuerySet, Sign
 
@@ -86,8 +86,8 @@ class Answer:
             "proponents": [_plain(hit) for hit in self.proponents],
             "opponents": [_plain(hit) for hit in self.opponents],
             "certificate": asdict(self.certificate),
-            "where": {name: _listed(value) for name, value in self.where.items()},
-            "options": {name: _listed(value) for name, value in self.options.items()},
+            "where": as_json(self.where),
+            "options": as_json(self.options),
             "index": dict(self.index),
             "seconds": self.seconds,
             "explanation": None if self.explanation is None else asdict(self.explanation),
@@ -96,8 +96,11 @@ class Answer:
         }
 
     def to_json(self) -> str:
-        """:meth:`to_dict` as JSON; floats read back to the same bits."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        """:meth:`to_dict` as JSON on one line; floats read back to the same bits.
+
+        What it is to hold stands in the JSON Schema that ``wherefrom schema`` prints.
+        """
+        return json_text(self.to_dict())
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML report and return its path.
@@ -109,12 +112,62 @@ class Answer:
 
         return write_report([("", self)], path)
 
+    def to_arrow(self) -> Any:
+        """The hits as an Arrow table; see :func:`wherefrom.query.export.hits_table`."""
+        from wherefrom.query.export import hits_table
+
+        return hits_table([self])
+
+    def to_pandas(self) -> Any:
+        """The hits as a pandas ``DataFrame``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from wherefrom.query.export import hits_frame
+
+        return hits_frame([self])
+
+    def to_dataset(self) -> Any:
+        """The hits as a ``datasets.Dataset``.
+
+        Raises:
+            MissingExtraError: ``datasets`` is not installed.
+        """
+        from wherefrom.query.export import hits_dataset
+
+        return hits_dataset([self])
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
+        """Write the hits as JSON Lines and return the file's path.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        from wherefrom.query.export import write_jsonl
+
+        return write_jsonl([self], path)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write the hits as CSV, without formulas, and return the file's path.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        from wherefrom.query.export import write_csv
+
+        return write_csv([self], path)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> Path:
+        """Write the hits as Parquet and return the file's path.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        from wherefrom.query.export import write_parquet
+
+        return write_parquet([self], path)
+
 
 def _plain(hit: Hit) -> dict[str, Any]:
     return {**asdict(hit), "metadata": dict(hit.metadata)}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _listed(one) for name, one in value.items()}
-    return [_listed(v) for v in value] if isinstance(value, (tuple, list, set)) else value

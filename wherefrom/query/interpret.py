@@ -158,7 +158,7 @@ class Interpreter:
     def _lexicon(self) -> Lexicon:
         from wherefrom.query.lexical import Lexicon
 
-        return Lexicon(self.table)
+        return Lexicon.of_table(self.table)
 
     def _solution(self, question: Question, options: QueryOptions) -> Solution:
         """The question solved for as the answer was: refined anew, if it was refined."""

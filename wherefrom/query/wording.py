@@ -8,26 +8,34 @@ from typing import Any
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.background import STANDS_OUT
+from wherefrom.query.explanation import Grouping, HitSimilarity, TokensAre
 from wherefrom.query.measurement import Measurement, measurement_of
+from wherefrom.query.replay import replay_command
 from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recall, Tier
 
 __all__ = [
     "NO_PROOF",
     "PERCENTILE",
+    "SHARES",
+    "SIMILARITY",
+    "TOKENS_ARE",
     "background_in_words",
     "certificate_in_words",
     "damping_in_words",
     "empty_in_words",
     "filter_in_words",
+    "grouping_in_words",
     "index_in_words",
     "measured",
     "percentile_in_words",
     "ranked_by",
     "ranked_value",
     "refined_in_words",
+    "replay_command",
     "residual_in_words",
     "set_in_words",
     "signed",
+    "similarity_in_words",
     "slope_in_words",
     "value_in_words",
     "worth_in_words",
@@ -41,6 +49,23 @@ NO_PROOF = (
 )
 
 PERCENTILE = "share of random document/query pairs with a smaller cosine, in per cent"
+
+SHARES = "Shares add up to the score: of all layers, or of all tokens, in nats."
+
+TOKENS_ARE: dict[TokensAre, str] = {
+    "predictions": (
+        "A share is shown on the token whose prediction it comes from, given the text before it."
+    ),
+    "positions": (
+        "A share is shown on the token at whose position layers took it in: the text has one "
+        "prediction only, its label."
+    ),
+}
+
+SIMILARITY = (
+    "BM25 compares words only, and the longest shared run is of words one after the other. What is "
+    "influential need not be similar, and what is similar need not be influential."
+)
 
 _RANKED_BY: dict[Normalise, tuple[str, str]] = {
     "cosine": ("cosine", "ranked by cosine in the whitened space"),
@@ -211,6 +236,34 @@ def filter_in_words(where: Mapping[str, Any]) -> str:
         _condition(column, *pair)
         for column, condition in where.items()
         for pair in _pairs(condition)
+    )
+
+
+def similarity_in_words(similar: HitSimilarity, documents: int) -> str:
+    """How alike a hit and the question are in words, and whether other hits are like it.
+
+    Args:
+        similar: Of the hit.
+        documents: How many its BM25 rank is among.
+    """
+    parts = [
+        f"BM25 rank {similar.bm25_rank:,} of {documents:,}"
+        if similar.bm25 > 0.0
+        else "no word in common by BM25",
+        f"longest shared run {_counted(similar.shared_words, 'word')}"
+        if similar.shared_words
+        else "no run of words shared",
+    ]
+    if similar.cluster is not None:
+        parts.append(f"near-duplicates among the hits: group {similar.cluster}")
+    return "; ".join(parts)
+
+
+def grouping_in_words(grouping: Grouping) -> str:
+    """What was summed over, and what the intervals of the sums are."""
+    return (
+        f"Sums of {_TIERS[grouping.tier].format(_VALUES['none'])} over all documents searched; "
+        f"{_share(grouping.confidence)} intervals by {grouping.draws:,} bootstrap draws."
     )
 
 

@@ -1,0 +1,254 @@
+"""Entries: answers to many questions, one JSON object a line.
+
+A line is :meth:`Answer.to_dict() <wherefrom.Answer.to_dict>` with more keys::
+
+    id        of the question, unique in the file
+    tags      further fields of the question, carried through
+    fail_if   conditions of the gate that the answer was held against
+    gate      what stopped it there
+
+A question that could not be answered is a line as well, with ``id``, ``tags``, ``query``,
+``options``, ``wanted``, ``error`` (the error's class) and ``detail`` (what it says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from wherefrom.audit.canonical import canonical_json, read_strictly
+from wherefrom.audit.gate import Finding
+from wherefrom.errors import IntegrityError, WherefromError
+from wherefrom.query.answer import ANSWER_SCHEMA, Answer
+from wherefrom.query.json_text import as_json
+from wherefrom.records import Query, QuerySet
+
+__all__ = ["Entry", "Failure", "Wanted", "read_answer", "read_entries"]
+
+_OWN = ("id", "tags", "fail_if", "gate")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What else to tell of an answer; see :meth:`wherefrom.Index.annotate`."""
+
+    explain: bool = False
+    similarity: bool = False
+    group_by: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer) -> Wanted:
+        """What an answer tells."""
+        return cls(
+            answer.explanation is not None,
+            answer.similarity is not None,
+            tuple(grouping.column for grouping in answer.groups),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a question was not answered.
+
+    Attributes:
+        error: Name of the error's class.
+        detail: What it says, on one line.
+    """
+
+    error: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: WherefromError) -> Failure:
+        """An error's."""
+        return cls(type(error).__name__, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A question and what came of it: an answer or a failure.
+
+    Attributes:
+        id: Unique among the entries of a file.
+        query: What was asked.
+        options: How, as arguments of :meth:`wherefrom.Index.query`.
+        wanted: What else was to be told of the answer.
+        answer: What was answered.
+        failure: Why nothing was.
+        fail_if: Conditions of a gate.
+        gate: What stopped the answer there.
+        tags: What the question's author noted with it.
+    """
+
+    id: str
+    query: Query | QuerySet
+    options: Mapping[str, Any]
+    wanted: Wanted
+    answer: Answer | None = None
+    failure: Failure | None = None
+    fail_if: tuple[str, ...] = ()
+    gate: tuple[Finding, ...] = ()
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One line of the file, as plain values."""
+        fields: dict[str, Any] = {"id": self.id, "tags": dict(self.tags)}
+        if self.fail_if:
+            fields["fail_if"] = list(self.fail_if)
+            fields["gate"] = [asdict(finding) for finding in self.gate]
+        if self.answer is not None:
+            return fields | self.answer.to_dict()
+        failure = {} if self.failure is None else asdict(self.failure)
+        asked = {"query": self.query, "wanted": self.wanted}
+        plain = {name: as_json(asdict(one)) for name, one in asked.items()}
+        plain["options"] = as_json(self.options)
+        return fields | {"schema": ANSWER_SCHEMA} | plain | failure
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], name: str = "the entry") -> Entry:
+        """Read :meth:`to_dict` back.
+
+        Args:
+            fields: Plain values.
+            name: What to call them in errors.
+
+        Raises:
+            IntegrityError: They are no entry, or hold more or less than one does.
+        """
+        rest = {key: value for key, value in fields.items() if key not in _OWN}
+        try:
+            own = _own().validate_python({key: fields[key] for key in _OWN if key in fields})
+            if "error" not in rest:
+                return _answered(own, read_answer(rest, name), name)
+            failed = _unanswered().validate_python(rest)
+        except ValidationError as error:
+            raise IntegrityError(f"{name} is no answer of ours: {_first(error)}") from error
+        entry = cls(
+            own.id,
+            failed.query,
+            failed.options,
+            failed.wanted,
+            failure=Failure(failed.error, failed.detail),
+            fail_if=own.fail_if,
+            gate=own.gate,
+            tags=own.tags,
+        )
+        if canonical_json(entry.to_dict()) != canonical_json(fields):
+            raise IntegrityError(f"{name} holds more or less than a question that failed")
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What an entry holds beside its answer."""
+
+    id: str
+    tags: dict[str, JsonValue]
+    fail_if: tuple[str, ...] = ()
+    gate: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """What an entry holds in the place of an answer."""
+
+    query: Query | QuerySet
+    options: dict[str, JsonValue]
+    wanted: Wanted
+    schema: str
+    error: str
+    detail: str
+
+
+def _answered(own: _Own, answer: Answer, name: str) -> Entry:
+    if answer.query is None:
+        raise IntegrityError(f"{name} answers tensors, which no file of questions holds")
+    return Entry(
+        own.id,
+        answer.query,
+        answer.options,
+        Wanted.of(answer),
+        answer,
+        fail_if=own.fail_if,
+        gate=own.gate,
+        tags=own.tags,
+    )
+
+
+def read_answer(fields: Mapping[str, Any], name: str = "the answer") -> Answer:
+    """Read :meth:`Answer.to_dict() <wherefrom.Answer.to_dict>` back, to the last bit.
+
+    Args:
+        fields: Plain values; ``seconds`` may be missing.
+        name: What to call them in errors.
+
+    Raises:
+        IntegrityError: They are of another schema, or not what such an answer holds.
+    """
+    if fields.get("schema") != ANSWER_SCHEMA:
+        raise IntegrityError(
+            f"{name} has schema {fields.get('schema')!r}; this wherefrom reads {ANSWER_SCHEMA!r}"
+        )
+    try:
+        answer = _answers().validate_python(fields)
+    except ValidationError as error:
+        raise IntegrityError(f"{name} is no answer of ours: {_first(error)}") from error
+    # What pydantic passes over or converts shows here.
+    again = answer.to_dict()
+    given = {"seconds": again["seconds"], **fields}
+    if canonical_json(again) != canonical_json(given):
+        odd = [key for key in given if given[key] != again.get(key, again)]
+        raise IntegrityError(
+            f"{name} is no answer of ours: {', '.join(map(repr, odd)) or 'a number'} cannot be "
+            "what wherefrom wrote"
+        )
+    return answer
+
+
+def read_entries(lines: Iterable[bytes], name: str) -> Iterator[Entry]:
+    """Read the lines of a file of answers.
+
+    Args:
+        lines: With their ends.
+        name: What to call the file in errors.
+
+    Raises:
+        IntegrityError: A line is no entry, is cut off, or has the id of another one.
+    """
+    known: set[str] = set()
+    for number, line in enumerate(lines, start=1):
+        place = f"{name}, line {number}"
+        if not line.endswith(b"\n"):
+            raise IntegrityError(f"{place} is cut off")
+        fields = read_strictly(line, place)
+        if not isinstance(fields, dict):
+            raise IntegrityError(f"{place} is no JSON object")
+        entry = Entry.from_dict(fields, place)
+        if entry.id in known:
+            raise IntegrityError(f"{place} has the id {entry.id!r} of another line")
+        known.add(entry.id)
+        yield entry
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+@cache
+def _answers() -> TypeAdapter[Answer]:
+    return TypeAdapter(Answer)
+
+
+@cache
+def _own() -> TypeAdapter[_Own]:
+    return TypeAdapter(_Own)
+
+
+@cache
+def _unanswered() -> TypeAdapter[_Unanswered]:
+    return TypeAdapter(_Unanswered)

@@ -1,0 +1,103 @@
+// Beside the hits: what is most alike in words, and influence summed by metadata.
+
+import { append, el, fill, line } from "./dom.js";
+import { counted, percent, signed, valueInWords } from "./words.js";
+
+/** The documents most like the question in words, with the influence that they have. */
+export function mostSimilar(similarity, open) {
+  const rows = similarity.most_similar.map((found) => {
+    const text = line(found.text);
+    const short = text.length > 220 ? `${text.slice(0, 219)}…` : text;
+    const facts = [
+      `BM25 rank ${counted(found.bm25_rank)}`,
+      `${signed(found.score)} nats`,
+      found.percentile === null ? null : `percentile ${percent(found.percentile)}`,
+      found.shared_words ? counted(found.shared_words, "shared word") : null,
+    ];
+    const name = el(
+      "button",
+      { type: "button", class: "value", on: { click: () => open(found.doc_id) } },
+      el("bdi", {}, line(found.doc_id)),
+    );
+    return el(
+      "li",
+      { class: "similar" },
+      el("p", { class: "similar-head" }, name, ` ${facts.filter(Boolean).join(" · ")}`),
+      found.flag ? el("p", { class: "flag" }, found.flag) : null,
+      el("p", { class: "hit-text", dir: "auto" }, short),
+    );
+  });
+  const note =
+    "The documents that share most words with the question, by BM25, and how much influence they " +
+    "have. Likeness proves no influence, and influence no likeness.";
+  return [el("p", { class: "note" }, note), el("ol", { class: "similar-list" }, rows)];
+}
+
+/** Sums by a metadata column as bars with their intervals. */
+export function sums(grouping) {
+  const { column, groups, confidence, tier } = grouping;
+  const ends = groups.flatMap(({ low, high, total }) => [low, high, total]);
+  const [least, most] = [Math.min(0, ...ends), Math.max(0, ...ends)];
+  const at = (value) => `${(100 * (value - least)) / (most - least || 1)}%`;
+  const rows = groups.map((group) => {
+    const [from, to] = [Math.min(0, group.total), Math.max(0, group.total)];
+    const wide = `calc(${at(to)} - ${at(from)})`;
+    const spread = `calc(${at(group.high)} - ${at(group.low)})`;
+    const chart = el(
+      "div",
+      { class: "sum-chart", "aria-hidden": "true", style: { "--zero": at(0) } },
+      el("div", {
+        class: group.total < 0 ? "sum lowers" : "sum raises",
+        style: { "--from": at(from), "--wide": wide },
+      }),
+      el("div", { class: "spread", style: { "--from": at(group.low), "--wide": spread } }),
+    );
+    return el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, el("bdi", {}, line(valueInWords(group.value)))),
+      el("td", { class: "chart" }, chart),
+      el("td", { class: "number" }, signed(group.total)),
+      el("td", { class: "number faint" }, `${signed(group.low)} to ${signed(group.high)}`),
+      el("td", { class: "number faint" }, counted(group.documents)),
+    );
+  });
+  const heads = [column, "", "nats", `${Math.round(100 * confidence)} % interval`, "documents"];
+  const head = el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)));
+  const note =
+    `Influence of all documents searched, by ${tier} scores, summed by ${line(column)}; intervals ` +
+    "by a bootstrap over the documents of each group.";
+  const table = el("table", { class: "sums" }, el("thead", {}, head), el("tbody", {}, rows));
+  return [el("p", { class: "note" }, note), el("div", { class: "scroll" }, table)];
+}
+
+/** The panel of sums: a choice of columns above, `load(column)` fetches what was not asked for. */
+export class Sums {
+  constructor(columns, load) {
+    this.load = load;
+    this.shown = el("div", { "aria-live": "polite" });
+    const options = ["", ...columns].map((name) =>
+      el("option", { value: name }, name === "" ? "choose a column" : name),
+    );
+    this.choice = el("select", { id: "sum-by" }, options);
+    this.choice.addEventListener("change", () => this.choose());
+    const label = el("label", { for: "sum-by" }, "Sum influence by ");
+    this.element = append(el("div", { class: "sums-panel" }), label, this.choice, this.shown);
+  }
+
+  /** Shows a grouping. */
+  show(grouping) {
+    this.choice.value = grouping.column;
+    fill(this.shown, sums(grouping));
+  }
+
+  async choose() {
+    const column = this.choice.value;
+    fill(this.shown, column === "" ? null : el("p", { class: "note busy" }, "Summing …"));
+    if (column === "") return;
+    const grouping = await this.load(column);
+    if (this.choice.value !== column) return;
+    if (grouping === null) fill(this.shown);
+    else this.show(grouping);
+  }
+}
