@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wherefrom.query.explanation import Group, Grouping
@@ -58,12 +57,12 @@ def bars(grouping: Grouping) -> Bars:
     def place(value: float) -> float:
         return 100.0 * (value - least) / (most - least) if most > least else 0.0
 
-    return Bars(
-        grouping,
-        place(0.0),
-        tuple(_bar(group, place(group.total), place(0.0), place(group.low), place(group.high)) for group in shown),
-        len(groups) - len(shown),
+    zero = place(0.0)
+    laid = tuple(
+        _bar(group, place(group.total), zero, place(group.low), place(group.high))
+        for group in shown
     )
+    return Bars(grouping, zero, laid, len(groups) - len(shown))
 
 
 def _bar(group: Group, total: float, zero: float, low: float, high: float) -> Bar:

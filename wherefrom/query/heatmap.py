@@ -103,8 +103,10 @@ def heat_map(layers: Sequence[LayerName], shares: Sequence[float]) -> HeatMap:
         modules=tuple(rows),
         depths=tuple("" if depth is None else str(depth) for depth in depths),
         cells=tuple(
-            tuple(_cell(sums.get((row, column)), total, largest, column, row)
-                  for column in range(len(depths)))
+            tuple(
+                _cell(sums.get((row, column)), total, largest, column, row)
+                for column in range(len(depths))
+            )
             for row in range(len(rows))
         ),
         total=total,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from wherefrom.query.explanation import TokenShare
 from wherefrom.records import Span
@@ -59,7 +60,7 @@ def pieces(
 
 
 def strongest(tokens: Sequence[TokenShare], most: int) -> tuple[list[TokenShare], list[TokenShare]]:
-    """The tokens that raise most and those that lower most, strongest first; blank ones left out."""
+    """The tokens that raise most and that lower most, strongest first; blank ones are left out."""
     told = [(token.share, token) for token in tokens if token.share and token.text.strip()]
     told.sort(key=lambda one: -one[0])
     raising = [token for share, token in told[:most] if share > 0.0]
@@ -87,6 +88,6 @@ def _cut(
 ) -> Iterator[Piece]:
     """A span of a text, cut where a run begins and ends."""
     edges = sorted({start, end, *(edge for edge in run if start < edge < end)})
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         inside = run[0] <= left and right <= run[1]
         yield Piece(text[left:right], share, intensity, inside)

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wherefrom.errors import FilterError, MismatchError, QueryError
+from wherefrom.errors import MismatchError, QueryError
 from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker
 from wherefrom.query.documents import document_batches, row_blocks
 from wherefrom.query.exact import exact_products
 from wherefrom.query.explain import Explainer
 from wherefrom.query.explanation import By, Explanation, Grouping, Similarity
+from wherefrom.query.groups import column_values, grouping
+from wherefrom.query.lexical import Lexicon
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import Asked, Question
 from wherefrom.query.reading import ordinals_of, rows_of
 from wherefrom.query.respond import Responder
 from wherefrom.query.search import inner_products
+from wherefrom.query.similarity import similarity_of
 from wherefrom.query.solution import Solution, exactly, solve
-
-if TYPE_CHECKING:
-    from wherefrom.query.lexical import Lexicon
-from wherefrom.records import MetadataValue, Query, QuerySet, Tier
+from wherefrom.records import Query, QuerySet, Tier
 from wherefrom.store import DocumentTable, Manifest, Where
 
 __all__ = ["Interpreter"]
-
-_ROWS_PER_READ = 65536
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +78,6 @@ class Interpreter:
         """See :meth:`wherefrom.Index.similarity`."""
         if answer.query is None:
             raise QueryError("similarity compares words, and this answer is about tensors")
-        from wherefrom.query.similarity import similarity_of
-
         question, options = self._asked_again(answer, {})
         solution = self._solution(question, options)
 
@@ -96,7 +91,12 @@ class Interpreter:
             return products * self.manifest.scale, cosines
 
         return similarity_of(
-            answer, self.table, self._lexicon, influence, self.manifest, most_similar
+            answer,
+            self.manifest,
+            self.table,
+            self._lexicon,
+            influence,
+            most_similar=most_similar,
         )
 
     def groups(
@@ -111,16 +111,9 @@ class Interpreter:
         """See :meth:`wherefrom.Index.groups`."""
         if tier not in ("stored", "exact"):
             raise QueryError(f"tier={tier!r} is unknown; give 'stored' or 'exact'")
-        if by not in self.manifest.metadata:
-            raise FilterError(
-                f"no metadata column {by!r}; the index has "
-                f"{', '.join(self.manifest.metadata) or 'none'}"
-            )
-        from wherefrom.query.groups import grouping
-
         question, options = self._asked_again(asked, tensors)
-        where = options.where if where is None else where
-        chosen = self.table.where(where) if where else np.arange(len(self.table))
+        chosen = self.table.where(options.where if where is None else where)
+        values = column_values(self.table, by, chosen)
         if tier == "stored":
             scores = self._stored(question, options, chosen)
         else:
@@ -129,15 +122,7 @@ class Interpreter:
             documents = document_batches(self.table, extractor, chosen)
             count = len(self.table)
             scores = exact_products(extractor, solution.raw, documents, count)[0][chosen]
-        values = [value for rows in self._columns(chosen) for value in rows]
-        return grouping(
-            [value[by] for value in values], scores * self.manifest.scale, by, tier, bins=bins
-        )
-
-    def _columns(self, chosen: NDArray[np.int64]) -> Iterator[list[dict[str, MetadataValue]]]:
-        for start in range(0, len(chosen), _ROWS_PER_READ):
-            part = chosen[start : start + _ROWS_PER_READ]
-            yield self.table.rows(part, fields=["metadata"]).metadata
+        return grouping(values, scores * self.manifest.scale, by, tier, bins=bins)
 
     def _stored(
         self, question: Question, options: QueryOptions, chosen: NDArray[np.int64]
@@ -156,8 +141,6 @@ class Interpreter:
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        from wherefrom.query.lexical import Lexicon
-
         return Lexicon.of_table(self.table)
 
     def _solution(self, question: Question, options: QueryOptions) -> Solution:

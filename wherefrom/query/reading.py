@@ -39,7 +39,7 @@ class StoredDocument:
         parent_id: The document that this passage was cut from.
         char_start: Where the passage starts in its parent.
         tokens: Number of scored tokens.
-        content_sha256: Digest of what the model sees; equal for exact duplicates.
+        content_hash: Digest of what the model sees, 16 bytes in hexadecimal; equal for duplicates.
     """
 
     doc_id: str
@@ -48,7 +48,7 @@ class StoredDocument:
     parent_id: str | None
     char_start: int
     tokens: int
-    content_sha256: str
+    content_hash: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -2,7 +2,7 @@
 
 Whatever documents hold is shown, never obeyed: jinja2 escapes all of it, control characters are
 dropped from every value that is put out, and the page's content security policy allows no script,
-no request and no style but its own.
+no request and no style but its own. The same answers give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,67 +11,19 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from wherefrom.errors import StorageError
+from wherefrom import __version__
 from wherefrom.query import wording
 from wherefrom.query.answer import Answer
-from wherefrom.query.measurement import Measurement
-from wherefrom.query.printable import printable_lines
-from wherefrom.records import Hit, Normalise, Query, QuerySet
-from wherefrom.store import write_bytes_atomically
+from wherefrom.query.files import write_file
+from wherefrom.query.printable import excerpt, printable_lines
+from wherefrom.query.report_section import Section
 
 __all__ = ["write_report"]
-
-_QUERIES_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranking:
-    """One sign's hits, and what they are ranked by; ``top`` is what a full bar stands for."""
-
-    title: str
-    kind: str
-    hits: tuple[Hit, ...]
-    normalise: Normalise
-    top: float
-
-    def bar(self, hit: Hit) -> str:
-        """Width of a hit's bar in per cent."""
-        value = abs(wording.ranked_value(hit, self.normalise))
-        return f"{100 * value / self.top:.1f}" if self.top else "0"
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """One answer; ``queries`` are the questions shown, ``hidden`` the number of others."""
-
-    title: str
-    answer: Answer
-    measured: Measurement
-    queries: tuple[Query, ...]
-    hidden: int
-    rankings: list[_Ranking]
-
-    @classmethod
-    def of(cls, title: str, answer: Answer) -> _Section:
-        """An answer's section."""
-        asked = answer.query
-        queries = asked.queries if isinstance(asked, QuerySet) else (asked,) if asked else ()
-        shown = queries[:_QUERIES_SHOWN]
-        measured = wording.measured(answer)
-        hidden = len(queries) - len(shown)
-        return cls(title, answer, measured, shown, hidden, _rankings(answer, measured))
-
-    @property
-    def reduced(self) -> str | None:
-        """How several questions became one, if they did."""
-        asked = self.answer.query
-        return wording.set_in_words(asked) if isinstance(asked, QuerySet) else None
 
 
 def write_report(
@@ -83,7 +35,7 @@ def write_report(
     """Write answers as one self-contained HTML file.
 
     Args:
-        sections: ``(title, answer)``; an empty title leaves the heading out.
+        sections: ``(title, answer)``; an empty title leaves the heading to the question.
         path: The file; one that is there already is replaced.
         notes: Paragraphs shown before the answers.
 
@@ -93,16 +45,8 @@ def write_report(
     Raises:
         StorageError: The file cannot be written.
     """
-    target = Path(path).resolve()
-    if not target.parent.is_dir():
-        raise StorageError(
-            f"cannot write {target}: {target.parent} is no directory; make it first or choose "
-            "another path"
-        )
-    if target.exists() and not target.is_file():
-        raise StorageError(f"cannot write {target}: it is not a file; choose another path")
-    write_bytes_atomically(target, _page(sections, notes).encode())
-    return target
+    page = _page(sections, notes).encode()
+    return write_file(path, lambda temporary: temporary.write_bytes(page))
 
 
 def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
@@ -116,33 +60,28 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
     )
     style = environment.get_template("report.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    answers = [answer for _, answer in sections]
     return environment.get_template("report.html").render(
-        sections=[_Section.of(title, answer) for title, answer in sections],
+        sections=[Section(title, answer) for title, answer in sections],
         notes=notes,
         style=Markup(style),
         style_digest=digest,
-        indexes=_indexes(answer for _, answer in sections),
-        percentiles=any(
-            hit.percentile is not None
-            for _, answer in sections
-            for hit in (*answer.proponents, *answer.opponents)
+        indexes=_indexes(answers),
+        percentiles=any(hit.percentile is not None for answer in answers for hit in answer.hits),
+        tokens_are=list(
+            dict.fromkeys(
+                answer.explanation.tokens_are
+                for answer in answers
+                if answer.explanation is not None and answer.explanation.tokens_are is not None
+            )
         ),
-        contracts=list(dict.fromkeys(wording.measured(answer).contract for _, answer in sections)),
+        explained=any(answer.explanation is not None for answer in answers),
+        compared=any(answer.similarity is not None for answer in answers),
+        contracts=list(dict.fromkeys(wording.measured(answer).contract for answer in answers)),
+        excerpt=excerpt,
+        version=__version__,
         wording=wording,
     )
-
-
-def _rankings(answer: Answer, measured: Measurement) -> list[_Ranking]:
-    by = answer.normalise
-    hits = (*answer.proponents, *answer.opponents)
-    top = max((abs(wording.ranked_value(hit, by)) for hit in hits), default=0.0)
-    ranking = wording.ranked_by(answer)
-    how = "" if ranking is None else f"; {ranking[1]}"
-    both = [
-        _Ranking(f"Proponents: {measured.raised}{how}", "pro", answer.proponents, by, top),
-        _Ranking(f"Opponents: {measured.lowered}{how}", "con", answer.opponents, by, top),
-    ]
-    return [ranking for ranking in both if ranking.hits]
 
 
 def _indexes(answers: Iterable[Answer]) -> list[list[tuple[str, str]]]:

@@ -262,7 +262,7 @@ def similarity_in_words(similar: HitSimilarity, documents: int) -> str:
 def grouping_in_words(grouping: Grouping) -> str:
     """What was summed over, and what the intervals of the sums are."""
     return (
-        f"Sums of {_TIERS[grouping.tier].format(_VALUES['none'])} over all documents searched; "
+        f"Sums, over all documents searched, of {_TIERS[grouping.tier].format(_VALUES['none'])}; "
         f"{_share(grouping.confidence)} intervals by {grouping.draws:,} bootstrap draws."
     )
 

@@ -27,10 +27,18 @@ from wherefrom.serve.errors import (
     UnknownRouteError,
     WrongMethodError,
 )
-from wherefrom.serve.guard import Guard
+from wherefrom.serve.guard import FAILURES, Guard
 from wherefrom.serve.metrics import Metrics
 from wherefrom.serve.openapi import ANSWER, failures, openapi_document
-from wherefrom.serve.replies import JSON, error_body, error_reply, json_reply, sse
+from wherefrom.serve.replies import (
+    JSON,
+    error_body,
+    error_reply,
+    internal_body,
+    internal_reply,
+    json_reply,
+    sse,
+)
 from wherefrom.serve.requests import (
     DocumentsRequest,
     ExplainRequest,
@@ -107,6 +115,7 @@ def make_app(service: Service, access: Access, *, mcp: bool = False) -> Guard:
     app.exception_handler(WherefromError)(_refused)
     app.exception_handler(RequestValidationError)(_malformed)
     app.exception_handler(HTTPException)(_unrouted)
+    app.exception_handler(Exception)(_failed)
     document = openapi_document(app, token=access.token_sha256 is not None)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return Guard(
@@ -141,11 +150,12 @@ def _add_asking(app: FastAPI, service: Service) -> None:
         responses={**refusals, 200: {"description": _EVENTS, "content": {_STREAM: {}}}},
         response_class=StreamingResponse,
     )
-    async def stream(request: QueryRequest) -> Response:
+    async def stream(request: QueryRequest, sent: Request) -> Response:
         events = service.stream(request)
         # What fails before the first event fails with a status of its own.
         first = await anext(events)
-        return StreamingResponse(_told(first, events), media_type=_STREAM)
+        told = _told(first, events, sent.state.request_id)
+        return StreamingResponse(told, media_type=_STREAM)
 
     @app.post(
         "/v1/explain",
@@ -245,7 +255,9 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 
-async def _told(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+async def _told(
+    first: Event, events: AsyncIterator[Event], request_id: str
+) -> AsyncIterator[bytes]:
     """Events as they go over the wire; the last one is ``done`` or ``error``."""
     yield sse(first.kind, first.data)
     try:
@@ -253,6 +265,9 @@ async def _told(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[byt
             yield sse(event.kind, event.data)
     except WherefromError as error:
         yield sse("error", error_body(error))
+    except Exception:  # What nobody foresaw: the status is sent already, so the stream tells.
+        FAILURES.exception("request %s failed", request_id)
+        yield sse("error", internal_body(request_id))
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -288,3 +303,8 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     else:
         refused = RequestError("the body cannot be read; send a JSON object in UTF-8")
     return error_reply(refused)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    """What nobody foresaw; it goes on to the log from here."""
+    return internal_reply(request.state.request_id)

@@ -183,7 +183,7 @@ class QuotedDocument(_Noticed):
     parent_id: str | None = Field(description="The document that this passage was cut from.")
     char_start: int = Field(description="Where the passage starts in its parent.")
     metadata: dict[str, MetadataValue] = Field(description=_METADATA)
-    content_sha256: str = Field(description="Digest of the stored text, for evidence.")
+    content_hash: str = Field(description="Digest of the stored text, for evidence.")
     characters: int = Field(description="Length of the whole text.")
     offset: int
     next_offset: int | None = Field(description="Where the next page starts; null at the end.")

@@ -113,7 +113,7 @@ async def get_document(service: Service, asked: inputs.GetDocument) -> Told:
         parent_id=found.parent_id,
         char_start=found.char_start,
         metadata=cleaned(found.metadata),
-        content_sha256=found.content_sha256,
+        content_hash=found.content_hash,
         characters=len(found.text),
         offset=asked.offset,
         next_offset=end if end < len(found.text) else None,

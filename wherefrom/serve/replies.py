@@ -14,16 +14,16 @@ from wherefrom.serve.errors import ServiceError, status_of
 
 __all__ = [
     "JSON",
-    "STATUS_OF_FAILURE",
     "error_body",
     "error_reply",
+    "internal_body",
     "internal_reply",
     "json_reply",
     "sse",
 ]
 
 JSON = "application/json"
-STATUS_OF_FAILURE = 500
+_INTERNAL = 500
 
 
 def json_reply(values: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -42,10 +42,15 @@ def error_reply(error: WherefromError) -> Response:
     return json_reply(error_body(error), status_of(error), headers)
 
 
-def internal_reply(request_id: str) -> Response:
+def internal_body(request_id: str) -> dict[str, str]:
     """What is told of a failure that nobody foresaw: where the log holds the rest."""
     detail = f"the server failed at this request; its log tells why under {request_id}"
-    return json_reply({"error": "InternalError", "detail": detail}, STATUS_OF_FAILURE)
+    return {"error": "InternalError", "detail": detail}
+
+
+def internal_reply(request_id: str) -> Response:
+    """The same as a response."""
+    return json_reply(internal_body(request_id), _INTERNAL)
 
 
 def sse(event: str, data: Any) -> bytes:

@@ -1,13 +1,21 @@
 // An answer as it streams in: verdict, hits of both signs, and what is beside them.
 
-import { append, el, fill, line } from "./dom.js";
+import { append, el, fill } from "./dom.js";
 import { HitCard, rankedValue } from "./hit.js";
 import { mostSimilar, Sums } from "./lists.js";
+import { apart } from "./paint.js";
 import { QuestionTokens } from "./tokens.js";
 import { foot, verdicts } from "./verdict.js";
-import { counted } from "./words.js";
+import { counted, sentence } from "./words.js";
 
 const DIMMED = 0.15; // of the strongest hit: what goes less through the chosen tokens steps back
+const ALIKE =
+  "Documents that share most words with the question, by BM25, and the influence they have. " +
+  "Likeness proves no influence, and influence no likeness.";
+const COMING = {
+  recompute: "Exact scores are being computed …",
+  auto: "Exact scores follow, if they are quick …",
+};
 const SIGNS = { proponents: 1, opponents: -1 };
 
 /** The part of the page that shows an answer. */
@@ -33,7 +41,7 @@ export class AnswerView {
     this.similarity = null;
     this.groups = new Map();
     this.cards = new Map();
-    this.finished = false;
+    this.ranked = false; // by the best scores that there will be
     this.view = {
       paint: this.parts.paint.value,
       on: { ...this.on, pin: (card) => this.pin(card), goTo: (card) => this.goTo(card) },
@@ -110,13 +118,17 @@ export class AnswerView {
     const { hits } = this.explanation;
     Object.assign(this.explanation, { layers, tokens_are });
     hits.set(shares.doc_id, shares);
-    this.cards.get(shares.doc_id)?.setShares(shares, layers);
-    this.tokens.setUp(shares.question, tokens_are);
+    this.settle();
+    const question = shares.question?.map((one) => ({ ...one, tokens: apart(one.tokens) })) ?? null;
+    const tokens = shares.tokens && apart(shares.tokens);
+    this.cards.get(shares.doc_id)?.setShares({ ...shares, tokens, question }, layers);
+    this.tokens.setUp(question, tokens_are);
     this.showTokens();
     if (this.tokens.chosen.size > 0) this.arrange();
   }
 
   setSimilarity(similarity) {
+    this.settle();
     this.similarity = similarity;
     const clusters = new Map();
     for (const { doc_id: docId, cluster } of similarity.hits) {
@@ -138,21 +150,21 @@ export class AnswerView {
   }
 
   finish() {
-    this.finished = true;
-    this.showVerdicts();
+    this.settle();
     this.on.say("The answer is complete");
   }
 
-  /** Shows a verdict that is still waiting for exact scores as what it is, after a stop. */
-  stop() {
-    this.finished = true;
-    if (this.answer) this.showVerdicts();
+  /** No better scores will come. */
+  settle() {
+    if (this.ranked || !this.answer) return;
+    this.ranked = true;
+    this.showVerdicts();
   }
 
   showVerdicts() {
-    const { answer, words, question, finished } = this;
+    const { answer, words, question, ranked } = this;
     if (!words) return;
-    const coming = !finished && answer.certificate.tier === "stored" && question.rerank !== "stored";
+    const coming = !ranked && answer.certificate.tier === "stored" ? COMING[question.rerank] : null;
     fill(this.parts.verdicts, verdicts(answer, words, coming));
     fill(this.parts.foot, foot(answer, words, this.on.copy));
   }
@@ -252,8 +264,8 @@ export class AnswerView {
       const words = noise ? el("span", { class: "noise" }, "like background") : null;
       named[name] = [`${shown} `, el("span", { class: "count" }, String(count)), words];
     }
-    if (similarity?.most_similar.length) named.similar = ["Most alike in words"];
-    named.sums = ["Summed by metadata"];
+    if (similarity?.most_similar.length) named.similar = ["Alike in words"];
+    named.sums = ["Sums"];
     return named;
   }
 
@@ -299,13 +311,22 @@ export class AnswerView {
     else if (this.tab === "sums") append(panel, this.sums.element);
     else append(panel, this.hits(this.tab));
     fill(this.parts.panels, panel);
+    this.parts.painted.hidden = !(this.tab in SIGNS);
+    fill(this.parts.means, this.means());
   }
 
   hits(name) {
     const { answer, words, lists } = this;
-    const means = words && `${name === "proponents" ? words.raised : words.lowered}.`;
-    const heading = means && means[0].toUpperCase() + line(means).slice(1);
     const none = answer[name].length === 0 && words ? words.empty : null;
-    return [heading && el("p", { class: "note" }, heading), none && el("p", {}, none), lists[name]];
+    return [none && el("p", {}, none), lists[name]];
+  }
+
+  /** What the documents of the open tab are. */
+  means() {
+    const { tab, words } = this;
+    if (tab === "similar") return ALIKE;
+    if (tab === "sums") return "Influence of all documents searched, not of the hits alone.";
+    const does = words && (tab === "proponents" ? words.raised : words.lowered);
+    return does && sentence(does);
   }
 }

@@ -50,6 +50,7 @@ export class HitCard {
   setShares(shares, layers) {
     this.shares = shares;
     this.layers = layers;
+    this.showHead();
     this.showText();
     this.showFacts();
   }
@@ -86,13 +87,14 @@ export class HitCard {
     const score = [el("strong", {}, signed(value)), ` ${UNITS[normalise]}`];
     if (normalise !== "none") score.push(` · ${signed(hit.score)} nats`);
     const stored = certificate.tier === "stored";
+    const anew = stored && this.shares ? `exact ${signed(this.shares.score)} nats` : null;
     fill(
       this.head,
       el("span", { class: "rank", "aria-hidden": "true" }, String(hit.rank)),
       el(
         "div",
         { class: "measure" },
-        el("p", { class: "score" }, score, tier(stored), this.bandOf(hit, sign, certificate)),
+        el("p", { class: "score" }, score, tier(stored), anew, this.bandOf(hit, sign, certificate)),
         el("div", {
           class: "bar",
           style: { "--part": (view.top ? Math.abs(value) / view.top : 0).toFixed(4) },
@@ -184,7 +186,9 @@ export class HitCard {
       el(
         "li",
         { title: `BM25 score ${similar.bm25.toFixed(2)}` },
-        `BM25 rank ${counted(similar.bm25_rank)} of ${counted(searched)}`,
+        similar.bm25 > 0
+          ? `BM25 rank ${counted(similar.bm25_rank)} of ${counted(searched)}`
+          : "no word in common by BM25",
       ),
     ];
     if (similar.shared_words > 0) {

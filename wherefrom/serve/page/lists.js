@@ -27,15 +27,12 @@ export function mostSimilar(similarity, open) {
       el("p", { class: "hit-text", dir: "auto" }, short),
     );
   });
-  const note =
-    "The documents that share most words with the question, by BM25, and how much influence they " +
-    "have. Likeness proves no influence, and influence no likeness.";
-  return [el("p", { class: "note" }, note), el("ol", { class: "similar-list" }, rows)];
+  return el("ol", { class: "similar-list" }, rows);
 }
 
 /** Sums by a metadata column as bars with their intervals. */
 export function sums(grouping) {
-  const { column, groups, confidence, tier } = grouping;
+  const { column, groups, confidence, draws, tier } = grouping;
   const ends = groups.flatMap(({ low, high, total }) => [low, high, total]);
   const [least, most] = [Math.min(0, ...ends), Math.max(0, ...ends)];
   const at = (value) => `${(100 * (value - least)) / (most - least || 1)}%`;
@@ -65,8 +62,8 @@ export function sums(grouping) {
   const heads = [column, "", "nats", `${Math.round(100 * confidence)} % interval`, "documents"];
   const head = el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)));
   const note =
-    `Influence of all documents searched, by ${tier} scores, summed by ${line(column)}; intervals ` +
-    "by a bootstrap over the documents of each group.";
+    `Sums of ${tier} scores; ${Math.round(100 * confidence)} % intervals by ${counted(draws)} ` +
+    "bootstrap draws of the documents of each group.";
   const table = el("table", { class: "sums" }, el("thead", {}, head), el("tbody", {}, rows));
   return [el("p", { class: "note" }, note), el("div", { class: "scroll" }, table)];
 }

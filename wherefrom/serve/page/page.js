@@ -1,15 +1,17 @@
 // The page: asks, shows what streams in, and remembers what was asked.
 
-import { call, events, onLocked } from "./api.js";
+import { call, events, onLocked, ServiceError } from "./api.js";
 import { AnswerView } from "./answer.js";
 import { el, fill, line } from "./dom.js";
 import { Filters } from "./filters.js";
 import { commandOf, fromFragment, readForm, requestOf, toFragment, writeForm } from "./question.js";
 import { Reader } from "./reader.js";
-import { counted } from "./words.js";
+import { counted, sentence } from "./words.js";
 
 const HISTORY = "wherefrom-history";
 const REMEMBERED = 30;
+const CANDIDATES = 200; // documents that exact scores are computed of, by the service's default
+const EXACT_SECONDS = 20; // what that may take where it is the page's own choice
 
 const byId = (id) => document.getElementById(id);
 const form = byId("ask");
@@ -30,6 +32,8 @@ const answer = new AnswerView(
     tabs: byId("tabs"),
     panels: byId("panels"),
     paint: byId("paint"),
+    painted: byId("painted"),
+    means: byId("means"),
     foot: byId("foot"),
   },
   {
@@ -53,7 +57,7 @@ async function attempt(work) {
     if (error.status === undefined) throw error;
     const again = el("button", { type: "button", on: { click: () => attempt(work) } }, "Try again");
     const wait = error.retryAfter ? ` Try again in ${counted(error.retryAfter, "second")}.` : "";
-    fill(trouble, el("p", {}, `${line(error.message)}.`.replace(/\.\.$/, "."), wait), again);
+    fill(trouble, el("p", {}, sentence(line(error.message)), wait), again);
     trouble.hidden = false;
     return null;
   }
@@ -77,14 +81,15 @@ async function ask(question) {
   try {
     for await (const event of events("v1/query/stream", requestOf(question), stop.signal)) {
       if (asking !== stop) return;
-      if (event.kind === "error") throw Object.assign(new Error(event.data.detail), { status: 500 });
+      if (event.kind === "error") throw new ServiceError(500, event.data.detail);
       heard.push(event);
       answer.take(event);
       if (event.kind === "done") told.set(fragment, heard);
     }
+    if (!told.has(fragment)) throw new ServiceError(0, "the answer broke off before its end");
   } finally {
     if (asking === stop) {
-      answer.stop();
+      answer.settle();
       busy(false);
     }
   }
@@ -188,6 +193,8 @@ function showIndex() {
     fill(byId("prompt-label"), "The text");
     fill(byId("completion-label"), "The label it was given");
   }
+  const exact = CANDIDATES * (info.seconds_per_document ?? Infinity);
+  form.elements.namedItem("rerank").value = exact <= EXACT_SECONDS ? "recompute" : "auto";
   for (const column of Object.keys(info.metadata)) {
     form.elements.namedItem("group_by").append(el("option", { value: column }, column));
   }

@@ -77,6 +77,21 @@ export function paintText(parent, characters, [start, end], marks) {
   appendText(parent, characters, at, end);
 }
 
+/** Tokens that do not overlap: those that share a character become one, with the sum of shares. */
+export function apart(tokens) {
+  const merged = [];
+  for (const { start, end, share } of [...tokens].sort((a, b) => a.start - b.start || a.end - b.end)) {
+    if (start >= end) continue;
+    const last = merged.at(-1);
+    if (!last || start >= last.end) merged.push({ start, end, share });
+    else {
+      last.end = Math.max(last.end, end);
+      last.share = last.share === null ? share : last.share + (share ?? 0);
+    }
+  }
+  return merged;
+}
+
 /** Where a token's colour starts: past the space that many tokens start with. */
 export function inkStart(characters, { start, end }) {
   return end - start > 1 && characters[start] === " " ? start + 1 : start;
@@ -106,7 +121,7 @@ export function layerMap(layers, shares) {
   depths.sort((a, b) => (a ?? -1) - (b ?? -1));
   const most = Math.max(...shares.map(Math.abs));
   const top = shares.findIndex((share) => Math.abs(share) === most);
-  const [wide, high, gap] = [Math.max(4, Math.min(16, 320 / depths.length)), 11, 1.5];
+  const [wide, high, gap] = [Math.max(4, Math.min(22, 320 / depths.length)), 13, 1.5];
   const picture = svg("svg", {
     class: "layers",
     role: "img",

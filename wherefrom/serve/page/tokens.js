@@ -49,7 +49,6 @@ export class QuestionTokens {
       const row = el("span", { class: "asked" }, weight < 0 ? el("i", {}, "instead of ") : null);
       let from = 0;
       tokens.forEach(({ start, end, share }, number) => {
-        if (start === end) return;
         const ink = inkStart(characters, { start, end });
         appendText(row, characters, from, ink);
         from = end;

@@ -1,9 +1,9 @@
 // How far an answer can be trusted, in words that come with it.
 
 import { append, el, line } from "./dom.js";
-import { BANDS } from "./words.js";
+import { BANDS, sentence } from "./words.js";
 
-/** Background, certificate and what was measured; `coming`: whether exact scores are on the way. */
+/** Background, certificate and what was measured; `coming`: what is said of scores on the way. */
 export function verdicts(answer, words, coming) {
   const { certificate } = answer;
   return [
@@ -47,9 +47,9 @@ function certificateBox({ tier, certified }, words, coming) {
     "section",
     { class: certified ? "verdict" : "verdict open", "aria-label": "Certificate" },
     el("h2", {}, title, " ", badge),
-    el("p", {}, words.certificate.replace(/^(Not certified|Certified): /, "").replace(/^./, (c) => c.toUpperCase())),
+    el("p", {}, sentence(words.certificate.replace(/^(Not certified|Certified): /, ""))),
     words.slope ? el("p", {}, words.slope) : null,
-    coming ? el("p", { class: "busy" }, "Exact scores are being computed …") : null,
+    coming ? el("p", { class: "busy" }, coming) : null,
   );
 }
 

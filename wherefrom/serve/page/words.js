@@ -23,6 +23,12 @@ export function percent(value) {
   return held.toFixed(fine ? 2 : 1).replace(/^(0|100)\.0+$/, "$1");
 }
 
+/** Words as a sentence: with a capital, and an end. */
+export function sentence(words) {
+  const end = /[.?!…]$/.test(words) ? "" : ".";
+  return words.charAt(0).toUpperCase() + words.slice(1) + end;
+}
+
 /** A metadata value; a missing one is a dash. */
 export function valueInWords(value) {
   return value === null || value === undefined ? "–" : String(value);
