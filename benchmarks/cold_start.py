@@ -15,11 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import wherefrom as wf
 from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
-from benchmarks.workload import demo_passages, random_llama
+from benchmarks.workload import demo_index
 from wherefrom.demo.corpus import QUESTIONS, TRAINING_PASSAGES
-from wherefrom.demo.model import train_tokenizer
 
 __all__ = ["measure"]
 
@@ -30,7 +28,7 @@ def measure(*, quick: bool) -> Report:
     rounds = 2 if quick else 7
     question = QUESTIONS[1]
     with tempfile.TemporaryDirectory() as folder:
-        index = _index(Path(folder), documents)
+        index = demo_index(Path(folder), documents)
         expected = index.query(prompt=question.prompt, completion=question.completion, k=10)
         ask = ["query", str(index.path), "--prompt", question.prompt, "--json"]
         ask += ["--completion", question.completion, "-k", "10"]
@@ -82,17 +80,6 @@ class _Run:
 
 def _run(*arguments: str) -> _Run:
     return _Run(arguments)
-
-
-def _index(folder: Path, count: int) -> wf.Index:
-    documents = demo_passages(count)
-    tokenizer = train_tokenizer(documents)
-    model = random_llama(len(tokenizer))
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return wf.build(
-        folder / "model", documents, folder / "cold.index", fit_documents=min(count, 400)
-    )
 
 
 def _hits(answer: dict[str, Any]) -> list[tuple[str, float]]:

@@ -34,6 +34,7 @@ BENCHMARKS = (
     "encoders",
     "refinement",
     "cold_start",
+    "insight",
     "curvatures",
     "datainf_solve",
     "fit_memory",

@@ -1,0 +1,185 @@
+"""How long clients of ``wherefrom serve`` wait when many ask at once, and what the server weighs.
+
+The server is a process of its own. Every client asks, waits for the answer and asks again; the
+queue holds them all, so that a client waits for every other one's answer. Latencies are those of
+clients, the server's rates and memory its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+
+import wherefrom as wf
+from benchmarks.environment import child_variables
+from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
+from benchmarks.workload import demo_index
+from wherefrom.demo.corpus import QUESTIONS, TRAINING_PASSAGES
+
+__all__ = ["Load", "load", "measure"]
+
+_SERVED = re.compile(r"Serving .* at (\S+) ")
+_MEMORY = "process_resident_memory_bytes"
+_RERANKS = ("stored", "recompute")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What clients met with.
+
+    Attributes:
+        seconds: Of every answer, from a client's question to the last byte.
+        answers: Different hits-and-scores that were told: one, if all is well.
+        statuses: How many responses had each status.
+    """
+
+    seconds: tuple[float, ...]
+    answers: frozenset[str]
+    statuses: dict[int, int]
+
+    def percentile(self, share: float) -> float:
+        """Seconds that this share of the answers took at most, in per cent."""
+        return float(np.percentile(self.seconds, share))
+
+
+def load(url: str, asked: dict[str, Any], *, clients: int, seconds: float) -> Load:
+    """Have ``clients`` ask one question over and over.
+
+    Args:
+        url: Of the server.
+        asked: The body of ``POST /v1/query``.
+        clients: How many.
+        seconds: For how long; a question that was asked by then is waited for.
+    """
+    return asyncio.run(_load(url, asked, clients, seconds))
+
+
+async def _load(url: str, asked: dict[str, Any], clients: int, seconds: float) -> Load:
+    took: list[float] = []
+    answers: set[str] = set()
+    statuses: dict[int, int] = {}
+    end = time.perf_counter() + seconds
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(
+        base_url=url, timeout=300.0, limits=limits, trust_env=False
+    ) as http:
+
+        async def ask() -> None:
+            while time.perf_counter() < end:
+                started = time.perf_counter()
+                response = await http.post("/v1/query", json=asked)
+                statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+                if response.status_code == 200:
+                    took.append(time.perf_counter() - started)
+                    answers.add(json.dumps(_hits(response.json())))
+
+        await asyncio.gather(*(ask() for _ in range(clients)))
+    return Load(tuple(took), frozenset(answers), statuses)
+
+
+def measure(
+    *, quick: bool, index: Path | None = None, clients: int = 32, seconds: float = 20.0
+) -> Report:
+    """Ask a server from many clients at once."""
+    if quick:
+        clients, seconds = min(clients, 4), min(seconds, 2.0)
+    question = QUESTIONS[1]
+    figures: list[Figure] = []
+    checks: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if index is None:
+            demo_index(Path(folder), 60 if quick else TRAINING_PASSAGES)
+            index = Path(folder) / "demo.index"
+        opened = wf.open(index)
+        with _serving(index, clients) as url:
+            for rerank in _RERANKS:
+                asked = {
+                    "prompt": question.prompt,
+                    "completion": question.completion,
+                    "rerank": rerank,
+                }
+                expected = opened.query(**asked).to_dict()
+                alone = load(url, asked, clients=1, seconds=min(seconds, 3.0))
+                found = load(url, asked, clients=clients, seconds=seconds)
+                same = {json.dumps(_hits(expected))}
+                checks += [
+                    expect(alone.answers == found.answers == same, f"{rerank}: {_SAME}"),
+                    expect(set(found.statuses) == {200}, f"{rerank}: every request is answered"),
+                ]
+                figures += [
+                    Figure(f"{rerank}: one client, median", "s", (alone.percentile(50),)),
+                    Figure(f"{rerank}: {clients} clients, p50", "s", (found.percentile(50),)),
+                    Figure(f"{rerank}: {clients} clients, p99", "s", (found.percentile(99),)),
+                    Figure(f"{rerank}: answers per second", "1/s", (len(found.seconds) / seconds,)),
+                ]
+                memory = _metric(url, _MEMORY) / 2**20
+                figures.append(Figure(f"{rerank}: resident memory after", "MiB", (memory,)))
+        setting = {"documents": len(opened), "clients": clients, "seconds": seconds}
+    return Report(tuple(figures), tuple(checks), setting)
+
+
+_SAME = "every answer holds the documents and scores of index.query, bit for bit"
+
+
+@contextmanager
+def _serving(index: Path, queue: int) -> Iterator[str]:
+    """A server process; its URL.
+
+    Raises:
+        BenchmarkError: It does not start.
+    """
+    arguments = ["serve", str(index), "--port", "0", "--queue", str(queue), "--quiet"]
+    arguments += ["--time-limit", "300"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wherefrom", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_variables(1),
+    ) as process:
+        try:
+            line = process.stderr.readline() if process.stderr else ""
+            found = _SERVED.match(line)
+            if found is None:
+                raise BenchmarkError(f"the server does not start: {line.strip()}")
+            yield found[1]
+        finally:
+            process.terminate()
+
+
+def _metric(url: str, name: str) -> float:
+    """A number that the server counts."""
+    text = httpx.get(f"{url}metrics", trust_env=False).text
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])
+
+
+def _hits(answer: dict[str, Any]) -> list[tuple[str, float]]:
+    sides = (answer["proponents"], answer["opponents"])
+    return [(hit["doc_id"], hit["score"]) for side in sides for hit in side]
+
+
+if __name__ == "__main__":
+    command(
+        measure,
+        click.option(
+            "--index",
+            type=click.Path(path_type=Path),
+            help="An index over text; by default one of the demo's size is made.",
+        ),
+        click.option("--clients", type=click.IntRange(min=1), default=32, show_default=True),
+        click.option("--seconds", type=float, default=20.0, show_default=True),
+    )()
