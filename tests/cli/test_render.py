@@ -17,20 +17,38 @@ from answers import (
     CLASSIFIED,
     CONTRAST,
     HOSTILE,
+    LAYERS,
     QUERIES,
+    annotated,
     answer,
     certificate,
+    compared,
+    every_answer,
+    explained,
+    grouped,
     hit,
-    hostile_answers,
+    hit_shares,
 )
+from wherefrom.cli.groups import bar
+from wherefrom.cli.heat_map import heat_table
 from wherefrom.cli.render import answer_table, emit_json, print_facts, terminal
 from wherefrom.cli.stability import sweep_table
+from wherefrom.cli.stand_ins import STAND_INS
 from wherefrom.query.answer import Answer
+from wherefrom.query.explanation import (
+    Explanation,
+    Group,
+    Grouping,
+    HitShares,
+    LayerName,
+    TokenShare,
+)
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.sweep import DampingSweep, SweepRow
-from wherefrom.query.wording import PERCENTILE, certificate_in_words
+from wherefrom.query.wording import NO_PROOF, PERCENTILE, certificate_in_words
 from wherefrom.records import SCORE_CONTRACT, Background, Query, QuerySet
 
+EVERY = every_answer()
 COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7][;m]")
 
 
@@ -75,7 +93,7 @@ def test_empty_answer_says_why(documents: int, reason: str) -> None:
     assert reason in shown(answer(proponents=(), opponents=(), certificate=found))
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("width", [40, 63, 64, 80, 200])
 def test_no_line_is_wider_than_asked(width: int) -> None:
     crowd = {f"a column called {i}": "a value " * i for i in range(9)}
     wide = answer(
@@ -87,7 +105,7 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
         proponents=tuple(replace(one, percentile=99.9) for one in wide.proponents),
         normalise="relatif",
     )
-    for one in (answer(), wide, ranked, answer(query=QUERIES), *hostile_answers()):
+    for one in (wide, ranked, annotated(ranked), *EVERY.values()):
         lines = shown(one, width).splitlines()
         assert max(map(cell_len, lines)) <= width
     assert "…" in shown(wide, width)
@@ -97,7 +115,7 @@ def test_metadata_without_a_column_stand_above_the_text() -> None:
     crowd = {f"column{i}": "some value" for i in range(9)}
     one = answer(proponents=(hit(1, 1.0, metadata=crowd),), opponents=())
     assert words(shown(one, 60)).count("column8: some value") == 1
-    assert "column8: some value" not in words(shown(one, 250))
+    assert "column8: some value" not in words(shown(one, 280))
     assert words(shown(one, 60)).count("The Union shall be preserved.") > 3
 
 
@@ -114,12 +132,13 @@ def test_metadata_that_some_documents_lack() -> None:
     assert "2 +1.00 – false speech 2" in text
 
 
-@pytest.mark.parametrize("hostile", hostile_answers(), ids=["plain", "contrast", "label", "set"])
+@pytest.mark.parametrize("hostile", [name for name in EVERY if name.startswith(("host", "worse"))])
 @pytest.mark.parametrize("terminal_", [True, False])
-def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool, hostile: Answer) -> None:
-    text = shown(hostile, 200, force_terminal=terminal_, color_system="standard")
+@pytest.mark.parametrize("width", [50, 200])
+def test_hostile_text_is_shown_and_never_obeyed(terminal_: bool, hostile: str, width: int) -> None:
+    text = shown(EVERY[hostile], width, force_terminal=terminal_, color_system="standard")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert "[red]danger[/red] :skull: {{ 7*7 }} red" in plain
+    assert "[red]danger[/red]" in plain
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", plain)
     assert "\x1b[31mred" not in text
 
@@ -183,7 +202,7 @@ def test_refined_questions_are_told_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "row"), [(100, "1 +0.500 97.3 a"), (40, "1 +0.500 a · pct 97.3")]
+    ("width", "row"), [(100, "1 +0.500 97.3 a"), (40, "1 +0.500 nats a · pct 97.3")]
 )
 def test_percentiles_have_a_column_where_there_is_room(width: int, row: str) -> None:
     one = hit(1, 0.5, doc_id="a", text="", metadata={}, percentile=97.34)
@@ -286,9 +305,9 @@ def test_json_is_one_utf8_object(capfdbinary: pytest.CaptureFixture[bytes]) -> N
 
 def test_a_terminal_of_few_letters_shows_stand_ins() -> None:
     program = (
-        "from answers import answer\n"
+        "from answers import annotated, answer\n"
         "from wherefrom.cli.render import *\n"
-        "answer_table(answer(), terminal(100)); emit_json({'a': 'é'})"
+        "answer_table(annotated(answer()), terminal(100)); emit_json({'a': 'é'})"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program],
@@ -299,4 +318,166 @@ def test_a_terminal_of_few_letters_shows_stand_ins() -> None:
     *table, last = finished.stdout.splitlines()
     assert b"speech 1" in b"".join(table)
     assert b"".join(table).isascii()
+    assert re.search(rb"Whig .* \|#+:+-+", b"\n".join(table))
+    assert b"<The {+Union+} shall>" in b"".join(table)
     assert json.loads(last.decode()) == {"a": "é"}
+
+
+def test_shares_are_shown_with_every_document() -> None:
+    one = explained(answer(opponents=()))
+    text = words(shown(one, 100))
+    assert "acting on The {+Union+}" in text
+    first = hit_shares(one.hits[0], one.query)
+    layer, share = max(zip(LAYERS, first.layers, strict=True), key=lambda pair: abs(pair[1]))
+    name = layer.module if layer.depth is None else f"{layer.depth}:{layer.module}"
+    assert f"layers {name} {100 * share / first.score:+.0f}%" in text
+    assert "shown " in text
+    assert f"of {first.score:+.3g}" in text
+    assert "on the words whose prediction it comes from" in text
+    assert NO_PROOF in text
+    assert "at whose positions" in words(shown(explained(answer(), "positions")))
+
+
+def test_documents_of_which_no_shares_are_known_are_shown_without() -> None:
+    one = explained(answer())
+    assert one.explanation is not None
+    some = replace(one, explanation=replace(one.explanation, hits=one.explanation.hits[:1]))
+    text = words(shown(some, 200))
+    assert text.count("shown ") == 1
+    assert "Opponents by layer" not in text
+    assert "in per cent of the score" in text
+
+
+@pytest.mark.parametrize("fields", [{"refined": 5, "damping": 20.0}, {"query": None}])
+def test_shares_without_tokens_or_without_the_question_s(fields: dict) -> None:
+    text = words(shown(explained(answer(**fields)), 100))
+    assert "acting on" not in text
+    assert "Proponents by layer: module and block, in per cent of the 2 scores, summed" in text
+    assert ("marks =" in text) == ("query" not in fields)
+
+
+def test_similarity_stands_beside_influence() -> None:
+    text = words(shown(compared(answer()), 160))
+    assert "# nats BM25 run alike" in text
+    assert "1 +0.0123 #3 3 1 1861" in text
+    assert "2 +0.00617 – 0 1 1862" in text
+    assert text.count("influential but not similar") == 2
+    assert "«The Union shall» be preserved." in text
+    for told in (
+        "Most like the question in words (by BM25), and their influence",
+        "1 12.25 -4.00e-05 4 41.5 message 77 · similar but not influential The Union is perpetual",
+        "BM25 = rank among 4,321 documents",
+    ):
+        assert told in text
+    assert NO_PROOF in text
+    narrow = words(shown(compared(answer()), 50))
+    assert "1 +0.0123 nats speech 1 · BM25 #3 · run 3 · alike 1 · year: 1861" in narrow
+
+
+def test_runs_that_are_not_in_the_passage_are_quoted() -> None:
+    one = answer(proponents=(hit(1, 1.0, text="So be it. " + "The Union forever. " * 99),))
+    shares = [TokenShare("forever", 1000, 1007, 1.0)]
+    explanation = Explanation(
+        LAYERS, "predictions", (replace(hit_shares(one.hits[0], one.query), tokens=(*shares,)),)
+    )
+    similar = compared(one).similarity
+    assert similar is not None
+    run = replace(similar.hits[0], shared_start=0, shared_end=8)
+    both = replace(one, explanation=explanation, similarity=replace(similar, hits=(run,)))
+    assert "run «So be it»" in words(shown(both, 100))
+
+
+def test_groups_are_bars_around_a_zero_line() -> None:
+    lines = shown(grouped(answer()), 120).splitlines()
+    (whig,) = (line for line in lines if line.startswith("Whig"))
+    (democratic,) = (line for line in lines if line.startswith("Democratic"))
+    assert words(whig).startswith("Whig 10 +0.500 +0.250 to +0.750 │█")
+    assert re.search(r"│█+▒+─+\s*$", whig)
+    assert re.search(r"─+▒+█+│\s*$", democratic)
+    assert whig.index("│") == democratic.index("│")
+    text = words(shown(grouped(answer()), 120))
+    assert "By party: stored scores of all documents searched, summed" in text
+    assert "By year: exact scores" in text
+    assert "its 95% interval, by 1,000 draws" in text
+    narrow = words(shown(grouped(answer()), 40))
+    assert "Whig +0.500 (+0.250 to +0.750), 10 documents │█" in narrow
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_of_very_many_groups_both_ends_are_shown(width: int) -> None:
+    groups = tuple(Group(f"g{i:02}", 1, 50.0 - i, 49.0 - i, 51.0 - i, 1.0) for i in range(99))
+    many = replace(answer(), groups=(Grouping("party", "stored", 0.95, 10, groups),))
+    text = shown(many, width)
+    assert [name for name in re.findall(r"\bg\d\d\b", text)] == [
+        f"g{i:02}" for i in (*range(8), *range(91, 99))
+    ]
+    assert "83 " in text
+    none = replace(answer(), groups=(Grouping("party", "stored", 0.95, 10, ()),))
+    assert "No document has a score." in shown(none, width)
+
+
+@pytest.mark.parametrize(
+    ("low", "total", "high", "drawn"),
+    [
+        (2.0, 4.0, 6.0, "    │██▒▒──"),
+        (-1.0, 1.0, 3.0, "   ─│▒──"),
+        (-3.0, -1.0, 1.0, " ──▒│─"),
+        (0.0, 0.0, 0.0, "    │"),
+        (-4.0, -4.0, -4.0, "████│"),
+    ],
+)
+def test_bars_end_where_totals_and_intervals_do(
+    low: float, total: float, high: float, drawn: str
+) -> None:
+    assert bar(Group("a", 1, total, low, high, total), -4.0, 6.0, 11).plain == drawn
+
+
+def test_heat_maps_give_up_figures_before_blocks() -> None:
+    layers = tuple(
+        LayerName(f"layers.{depth}.{module}", depth, module)
+        for depth in range(40)
+        for module in ("attention", "mlp")
+    )
+    shares = [0.0] * 80
+    shares[0], shares[3], shares[79] = 3.0, -2.0, 1.0
+    made_of = HitShares("a", 2.0, tuple(shares), None, 0.0, None, 0.0)
+
+    def lines(width: int) -> list[str]:
+        stream = io.StringIO()
+        console = Console(file=stream, width=width, markup=False)
+        console.print(heat_table(Explanation(layers, None, (made_of,)), [made_of], console))
+        return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+    wide = lines(500)
+    assert words(wide[0]) == " ".join(["module", *map(str, range(40)), "all"])
+    assert words(wide[2]).startswith("attention ██ +150% ·· +0%")
+    assert words(wide[3]).startswith("mlp ·· +0% ▓▓ -100%")
+    assert words(wide[4]).startswith("all +150% -100%")
+    narrow = lines(120)
+    assert re.fullmatch(r"module +0 {77}39 +all", narrow[0])
+    assert narrow[2] == "attention    █" + " ·" * 39 + "   +150%"
+    assert narrow[3] == "mlp          ·-▓" + " ·" * 37 + " ▒" + "    -50%"
+    narrowest = lines(40)
+    assert narrowest[2].startswith("attention    █ ·")
+    assert max(map(len, narrowest)) <= 40
+
+
+def test_colours_and_signs_never_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    one = annotated(answer())
+    coloured = shown(one, 160, force_terminal=True, color_system="standard")
+    assert "{+" not in coloured
+    assert "\x1b[1;4;36mUnion" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    signed = shown(one, 160, force_terminal=True, color_system="standard")
+    assert "{+Union+}" in signed
+    assert not COLOURS.search(signed)
+    assert "{+Union+}" in shown(one, 160)
+
+
+def test_letters_that_an_encoding_lacks_have_stand_ins_as_wide() -> None:
+    assert "│██▒▒──┤ … – · «字» é".encode("ascii", STAND_INS) == b"|##::--? ~ - | <??> ?"
+    assert "«é» █".encode("latin-1", STAND_INS).decode("latin-1") == "«é» #"
+    assert "e\u0301\u200d".encode("ascii", STAND_INS) == b"e"
+    with pytest.raises(UnicodeDecodeError):
+        b"\xff".decode("utf-8", STAND_INS)

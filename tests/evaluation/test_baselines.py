@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dense
@@ -20,8 +17,8 @@ import wherefrom as wf
 from small_models import convolutions, mlp, with_lora
 from tiny_bert import LABELS, bert_classifier, bert_tokenizer, labelled_documents
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
-from wherefrom.errors import EvaluationError, MissingExtraError
-from wherefrom.evaluation.baselines import BASELINES, baselines, words
+from wherefrom.errors import EvaluationError
+from wherefrom.evaluation.baselines import BASELINES, baselines
 from wherefrom.evaluation.subject import Subject
 
 CONTRASTED = wf.Query("the union", " of states", contrast=" of gold and silver")
@@ -123,29 +120,6 @@ def test_texts_without_words_score_nothing() -> None:
     assert not baselines(subject, ["bm25"])["bm25"].any()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Don't STOP, Straße 42nd!", ["don", "t", "stop", "strasse", "42nd"]),
-        ("हिन्दी में", ["हिन्दी", "में"]),
-        ("東京2020、テスト", ["東", "京", "2020", "テ", "ス", "ト"]),
-        ("ﬁne cafe\u0301", ["fine", "café"]),
-        ("ΟΔΟΣ", ["οδοσ"]),
-        ("snake_case!", ["snake", "case"]),
-        ("— … !", []),
-    ],
-)
-def test_words_of_any_script(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
-
-
-@given(st.text(max_size=40))
-def test_words_ignore_case_and_spaces(text: str) -> None:
-    found = words(text)
-    assert words("  ".join(found)) == found
-    assert all(word and not any(letter.isspace() for letter in word) for word in found)
-
-
 def states(subject: Subject, batch: Any) -> Tensor:
     """What enters the head, unpadded."""
     hidden = subject.extractor.model.model(input_ids=batch.inputs, use_cache=False)
@@ -237,16 +211,3 @@ def test_bad_names_are_refused() -> None:
         baselines(tensors(), ["tfidf"])
     with pytest.raises(EvaluationError, match="bm25 compares words, and these documents are tens"):
         baselines(tensors(), ["bm25"])
-
-
-def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "bm25s":
-            raise ImportError(name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"pip install 'wherefrom\[evaluation\]'"):
-        baselines(language_model(), ["bm25"])

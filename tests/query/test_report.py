@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from answers import (
@@ -18,12 +21,16 @@ from answers import (
     HOSTILE,
     INDEX,
     QUERIES,
+    annotated,
+    annotated_hostile_answers,
     answer,
     certificate,
+    every_answer,
     hit,
     hostile_answers,
 )
 from wherefrom.errors import StorageError
+from wherefrom.query import report
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.printable import excerpt, printable, printable_lines
@@ -56,9 +63,16 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.texts: list[str] = []
         self.style = ""
+        self.source = source
         self.feed(source)
         self.close()
         assert self.open == []
+
+    def texts_of(self, tag: str, kind: str = "") -> list[str]:
+        """Texts of all innermost elements of a tag and class."""
+        start = f"<{tag} " + rf'[^>]*class="{kind}"[^>]*' if kind else f"<{tag}[^>]*"
+        found = re.findall(rf"{start}>(.*?)</{tag}>", self.source, re.DOTALL)
+        return [html.unescape(re.sub("<[^>]*>", "", text)) for text in found]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -81,6 +95,10 @@ class Page(HTMLParser):
 
     def values(self, name: str) -> list[str | None]:
         return [value for key, value in self.attributes if key == name]
+
+
+def widths(shown: Page) -> list[str]:
+    return re.findall('<rect width="(.*?)"', shown.source)
 
 
 def page(path: Path, *sections, notes=()) -> Page:
@@ -114,13 +132,12 @@ def test_report_tells_everything(tmp_path: Path) -> None:
 def test_completion_alone_is_marked(tmp_path: Path) -> None:
     source = write_report([("", answer())], tmp_path / "report.html").read_text("utf-8")
     assert re.findall("<mark>(.*?)</mark>", source) == [" be preserved"]
-    assert "<h2>Lincoln" not in source
+    assert ">Lincoln<" not in source
 
 
 def test_bars_are_relative_to_the_strongest_of_both_signs(tmp_path: Path) -> None:
     shown = page(tmp_path, ("", answer()))
-    widths = [value for value in shown.values("width") if value != "100%"]
-    assert widths == ["100.0%", "50.0%", "25.0%"]
+    assert widths(shown) == ["100.0%", "50.0%", "25.0%"]
 
 
 def test_texts_are_whole_and_keep_their_lines(tmp_path: Path) -> None:
@@ -130,12 +147,16 @@ def test_texts_are_whole_and_keep_their_lines(tmp_path: Path) -> None:
     assert long in source
 
 
-@pytest.mark.parametrize("hostile", hostile_answers(), ids=["plain", "contrast", "label", "set"])
+@pytest.mark.parametrize(
+    "hostile",
+    [*hostile_answers(), *annotated_hostile_answers()],
+    ids=lambda one: f"{'annotated' if one.groups else 'plain'}",
+)
 def test_hostile_text_is_shown_and_never_obeyed(tmp_path: Path, hostile: Answer) -> None:
-    sections = [(HOSTILE, hostile)]
+    sections = [(HOSTILE, hostile), ("", hostile)]
     source = write_report(sections, tmp_path / "r.html", notes=[HOSTILE]).read_text("utf-8")
     shown = Page(source)
-    asked = source[source.index("<h2>") : source.index("<h3>")]
+    asked = source[source.index("<h2") : source.index("<h3>")]
     queries = getattr(hostile.query, "queries", (hostile.query,))
     texts = sum(1 + 1 + bool(query.contrast) for query in queries)
     assert asked.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= texts
@@ -145,16 +166,94 @@ def test_hostile_text_is_shown_and_never_obeyed(tmp_path: Path, hostile: Answer)
     assert not FORBIDDEN.search(source)
 
 
-def test_page_needs_nothing_and_allows_nothing(tmp_path: Path) -> None:
-    shown = page(tmp_path, ("", answer()))
+@given(st.text(st.characters(), min_size=1, max_size=60))
+@settings(max_examples=25)
+def test_no_text_ever_makes_an_element(text: str) -> None:
+    one = annotated(answer(proponents=(hit(1, 1.0, text=text, doc_id=text),), opponents=()))
+    source = report._page([(text, one)], [text])
+    plain = annotated(answer(proponents=(hit(1, 1.0, text="x", doc_id="x"),), opponents=()))
+    allowed = {*Page(report._page([("x", plain)], ["x"])).tags, "details"}
+    assert set(Page(source).tags) <= allowed
+    assert not FORBIDDEN.search(source)
+
+
+@pytest.mark.parametrize("name", every_answer())
+def test_page_needs_nothing_and_allows_nothing(tmp_path: Path, name: str) -> None:
+    one = every_answer()[name]
+    shown = page(tmp_path, ("", one), ("again", one))
     names = {name for name, _ in shown.attributes}
-    assert not names & {"src", "href", "style", "srcset", "action"}
+    assert not names & {"src", "style", "srcset", "action", "xlink:href", "nonce"}
     assert not {name for name in names if name.startswith("on")}
+    assert shown.values("href") == ["#answer-1", "#answer-2"]
+    assert not {"script", "link", "img", "iframe", "object", "embed", "form"} & set(shown.tags)
     assert "url(" not in shown.style
     assert "@import" not in shown.style
     (policy,) = (v for v in shown.values("content") if v and "default-src" in v)
     digest = base64.b64encode(hashlib.sha256(shown.style.encode()).digest()).decode()
     assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+
+
+@pytest.mark.parametrize("name", ["judged", "annotated set", "worse contrast"])
+def test_same_answers_give_the_same_bytes(tmp_path: Path, name: str) -> None:
+    one = every_answer()[name]
+    first = one.to_html(tmp_path / "first.html").read_bytes()
+    assert replace(one, seconds=12.5).to_html(tmp_path / "second.html").read_bytes() == first
+
+
+@pytest.mark.parametrize("name", [n for n in every_answer() if not n.startswith("hostile")])
+def test_page_can_be_walked_by_ear_and_keyboard(tmp_path: Path, name: str) -> None:
+    one = every_answer()[name]
+    shown = page(tmp_path, ("", one), ("", one))
+    assert '<html lang="en">' in shown.source
+    assert shown.tags.count("h1") == shown.tags.count("main") == 1
+    assert {"header", "nav", "footer"} <= set(shown.tags)
+    levels = [int(tag[1]) for tag in shown.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels)), levels
+    ids = shown.values("id")
+    assert len(set(ids)) == len(ids)
+    assert set(shown.values("aria-labelledby")) <= set(ids)
+    assert shown.tags.count("table") == shown.tags.count("caption")
+    for tag, attributes in re.findall("<(th)( [^>]*)?>", shown.source):
+        assert "scope=" in attributes, tag
+    for attributes in re.findall("<svg([^>]*)>", shown.source):
+        assert 'aria-hidden="true"' in attributes
+    for attributes in re.findall('<[a-z]+[^>]*tabindex="0"[^>]*>', shown.source):
+        assert "<pre" in attributes or ("role=" in attributes and "aria-label=" in attributes)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_colours_can_be_read_in_light_and_dark(tmp_path: Path) -> None:
+    style = page(tmp_path, ("", answer())).style
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    for part in (light, dark.split("* {")[0]):
+        named = dict(re.findall(r"--([\w]+): (#[0-9a-f]{6})", part))
+        steps = [f"{kind}{step}" for kind in "rl" for step in range(1, 9)]
+        for ground in ("paper", "panel", "mark", *steps):
+            assert contrast(named["ink"], named[ground]) >= 4.5, ground
+        for ground in ("paper", "panel"):
+            for ink in ("faint", "pro", "con"):
+                assert contrast(named[ink], named[ground]) >= 4.5, (ink, ground)
+        assert contrast(named["frame"], named["paper"]) >= 3.0
+        # Steps of a sign get ever stronger, in greys as well.
+        for kind in "rl":
+            reach = [contrast(named["paper"], named[f"{kind}{step}"]) for step in range(1, 9)]
+            assert reach == sorted(reach)
+
+
+def test_signs_of_tokens_differ_by_more_than_colour(tmp_path: Path) -> None:
+    style = page(tmp_path, ("", answer())).style
+    assert re.search(r"\.r8 \{ text-decoration: underline solid", style)
+    assert re.search(r"\.l8 \{ text-decoration: underline dashed", style)
 
 
 def test_page_fits_light_dark_phone_and_paper(tmp_path: Path) -> None:
@@ -330,7 +429,7 @@ def test_percentiles_and_rankings_in_reports(tmp_path: Path) -> None:
 def test_bars_follow_the_ranking(tmp_path: Path) -> None:
     hits = (hit(1, 1.0, cosine=0.8), hit(2, 3.0, cosine=0.2))
     shown = page(tmp_path, ("", answer(proponents=hits, opponents=(), normalise="cosine")))
-    assert [w for w in shown.values("width") if w != "100%"] == ["100.0%", "25.0%"]
+    assert widths(shown) == ["100.0%", "25.0%"]
 
 
 def test_refined_questions_are_told_of(tmp_path: Path) -> None:
@@ -362,8 +461,8 @@ def test_contrasts_in_reports(tmp_path: Path) -> None:
     for expected in (
         "The Union shall be preserved Rather than: The Union shall be dissolved",
         "Measured: the completion's log-likelihood minus the contrast's, +0.500 nats over 4 tokens",
-        "Proponents: they favour the completion over the contrast",
-        "Opponents: they favour the contrast over the completion",
+        "Proponents They favour the completion over the contrast",
+        "Opponents They favour the contrast over the completion",
         measurement_of(CONTRAST).contract,
     ):
         assert expected in shown.text, expected
@@ -377,15 +476,15 @@ def test_sets_in_reports(tmp_path: Path) -> None:
         "Asked as one: the mean over 30 questions",
         "Question 20: answer 20 and 10 more",
         "Measured: the mean log-likelihood of the completions, -3.250 nats over 60 tokens",
-        "Proponents: they raise the mean log-likelihood",
-        "Opponents: they lower the mean log-likelihood",
+        "Proponents They raise the mean log-likelihood",
+        "Opponents They lower the mean log-likelihood",
     ):
         assert expected in shown.text, expected
-    assert "Question 21" not in shown.text
+    assert "Question 21" not in shown.text.split("To ask this again")[0]
     summed = page(tmp_path, ("", answer(query=QuerySet((CONTRAST, *QUERIES.queries[:1]), "sum"))))
     assert "the sum over 2 questions" in summed.text
     assert "Rather than: The Union shall be dissolved" in summed.text
-    assert "Proponents: they raise the summed difference" in summed.text
+    assert "Proponents They raise the summed difference" in summed.text
     assert " more" not in summed.text.split("Proponents")[0]
 
 
@@ -399,12 +498,12 @@ def test_labels_in_reports(tmp_path: Path) -> None:
     shown = page(tmp_path, ("", label))
     assert "A fine film Label: good Measured" in shown.text
     assert "the label's log-likelihood, -0.250 nats (probability 0.779)" in shown.text
-    assert "Proponents: they make the label more likely" in shown.text
+    assert "Proponents They make the label more likely" in shown.text
     other = answer(query=Query("A fine film", "good", "bad"), index=CLASSIFIED, log_likelihood=2.0)
     shown = page(tmp_path, ("", other))
     assert "A fine film Label: good, rather than bad Measured" in shown.text
     assert "+2.000 nats over 2 labels" in shown.text
-    assert "they favour the label over the contrast" in shown.text
+    assert "They favour the label over the contrast" in shown.text
 
 
 def test_another_damping_and_residuals_are_told(tmp_path: Path) -> None:

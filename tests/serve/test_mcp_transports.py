@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-import httpx
 import pytest
 
 pytest.importorskip("mcp")
@@ -145,8 +145,6 @@ def test_http_gives_up_what_is_cancelled(
             group.cancel_scope.cancel()
         assert await asyncio.to_thread(given_up.wait, 10)
 
-    import threading
-
     begun, given_up = threading.Event(), threading.Event()
     monkeypatch.setattr(guarded.service, "query", query)
     over_http(guarded, speak, mode)
@@ -159,37 +157,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONWARNINGS": "default"}
 
 
-def test_stdio_answers_and_leaves_with_its_client(index_path: Path, index: wf.Index) -> None:
-    heard: list[float] = []
-
-    async def hear(progress: float, total: float | None, message: str | None) -> None:
-        heard.append(progress)
-
-    async def converse() -> types.CallToolResult:
-        arguments = [*COMMAND, str(index_path), "--mcp", "stdio"]
-        started = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
-        async with Client(started) as client:
-            assert client.server_info is not None
-            assert client.server_info.version == wf.__version__
-            assert len((await client.list_tools()).tools) == 5
-            refused = await client.call_tool("get_document", {"doc_id": "absent"})
-            assert refused.is_error
-            return await client.call_tool("trace_output", {**ASKED, "k": 3}, progress_callback=hear)
-
-    assert scores(asyncio.run(converse())) == expected_scores(index, k=3)
-    assert heard
-
-
-def test_stdio_holds_nothing_but_the_protocol(index_path: Path) -> None:
-    called = {"name": "trace_output", "arguments": {**ASKED, "k": 1}}
-    messages = [
-        INITIALIZE,
-        {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": called},
-        {"jsonrpc": "2.0", "id": 3, "method": "tools/list"},
-    ]
+def exchange(
+    command: list[str], messages: list[dict[str, Any]], replies: int
+) -> tuple[list[dict[str, Any]], str]:
+    """What a process answers on its standard output, and all it writes to standard error."""
     process = subprocess.Popen(
-        [sys.executable, *COMMAND, str(index_path), "--mcp", "stdio"],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -200,15 +173,38 @@ def test_stdio_holds_nothing_but_the_protocol(index_path: Path) -> None:
     assert process.stdout is not None
     process.stdin.write("".join(json.dumps(message) + "\n" for message in messages))
     process.stdin.flush()
-    lines = [json.loads(process.stdout.readline()) for _ in range(3)]
-    rest, errors = process.communicate(timeout=60)  # Closes its input.
+    lines = [json.loads(process.stdout.readline()) for _ in range(replies)]
+    rest, errors = process.communicate(timeout=60)  # Closes its input, which ends it.
     assert rest == ""
     assert process.returncode == 0, errors
-    assert {line["id"] for line in lines} == {1, 2, 3}
-    for line in lines:
-        assert line["jsonrpc"] == "2.0"
-        assert "error" not in line
-    assert "Traceback" not in errors
+    return lines, errors
+
+
+def test_stdio_answers_and_leaves_with_its_client(index_path: Path, index: wf.Index) -> None:
+    heard: list[float] = []
+    strays: list[Exception] = []
+
+    async def mind(message: object) -> None:
+        if isinstance(message, Exception):
+            strays.append(message)  # What stood on standard output and was no message.
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+
+    async def converse() -> types.CallToolResult:
+        arguments = [*COMMAND, str(index_path), "--mcp", "stdio"]
+        started = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
+        async with Client(started, message_handler=mind) as client:
+            assert client.server_info is not None
+            assert client.server_info.version == wf.__version__
+            assert len((await client.list_tools()).tools) == 5
+            refused = await client.call_tool("get_document", {"doc_id": "absent"})
+            assert refused.is_error
+            return await client.call_tool("trace_output", {**ASKED, "k": 3}, progress_callback=hear)
+
+    assert scores(asyncio.run(converse())) == expected_scores(index, k=3)
+    assert heard
+    assert strays == []
 
 
 def test_stdio_of_what_is_no_index(tmp_path: Path) -> None:
@@ -226,32 +222,18 @@ def test_stdio_of_what_is_no_index(tmp_path: Path) -> None:
     assert line.startswith("wherefrom: error: ")
 
 
-def test_a_stray_print_does_not_reach_the_client(index: wf.Index) -> None:
+def test_a_stray_print_does_not_reach_the_client() -> None:
     """Libraries print where they please; a client would take that for a broken message."""
     speaks = (
-        "import asyncio, sys, wherefrom as wf\n"
-        "from wherefrom.serve.service import Service\n"
+        "import asyncio, types\n"
         "from wherefrom.serve.mcp_server import serve_stdio\n"
-        "service = Service(wf.open(sys.argv[1]))\n"
-        "info = service.info\n"
-        "service.info = lambda: (print('stray'), info())[1]\n"
-        "asyncio.run(serve_stdio(service))\n"
+        "def info():\n"
+        "    print('stray')\n"
+        "    return {'objective': 'causal_lm'}\n"
+        "asyncio.run(serve_stdio(types.SimpleNamespace(info=info)))\n"
     )
     called = {"name": "index_info", "arguments": {}}
     messages = [INITIALIZE, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": called}]
-    process = subprocess.Popen(
-        [sys.executable, "-c", speaks, str(index.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("".join(json.dumps(message) + "\n" for message in messages))
-    process.stdin.flush()
-    assert [json.loads(process.stdout.readline())["id"] for _ in range(2)] == [1, 2]
-    rest, errors = process.communicate(timeout=60)
-    assert rest == ""
+    lines, errors = exchange([sys.executable, "-c", speaks], messages, 2)
+    assert [line["id"] for line in lines] == [1, 2]
     assert "stray" in errors

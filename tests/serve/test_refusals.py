@@ -209,7 +209,6 @@ def test_a_rebound_name_reads_nothing_either(client: httpx.Client) -> None:
         None,
         "",
         "Bearer",
-        "Bearer ",
         f"Basic {TOKEN}",
         TOKEN,
         f"Bearer {TOKEN}x",
@@ -245,9 +244,7 @@ def test_large_bodies_are_refused_announced_or_not(locked: Running) -> None:
         assert refusal(response)[:2] == (413, "TooLargeError")
         chunks = (b" " * 1000 for _ in range(3))
         assert refusal(client.post("/v1/query", content=chunks))[0] == 413
-        lying = {"Content-Length": "9" * 30}
-        request = client.build_request("POST", "/v1/query", content=b"{}", headers=lying)
-        assert client.send(request).status_code in (400, 413)
+        assert refusal(client.post("/v1/query", content=b" " * 10**6))[0] == 413
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(locked: Running) -> None:
@@ -378,11 +375,16 @@ CONDITIONS = VALUES | st.tuples(OPERATORS, VALUES) | st.lists(st.tuples(OPERATOR
 COLUMNS = st.sampled_from(["year", "party"]) | st.text(max_size=5)
 
 
+@pytest.fixture(scope="module")
+def lasting(server: Running) -> Iterator[httpx.Client]:
+    with server.client() as found:
+        yield found
+
+
 @given(where=st.dictionaries(COLUMNS, CONDITIONS, max_size=3))
-def test_any_filter_is_answered_or_refused(server: Running, where: dict[str, Any]) -> None:
-    with server.client() as client:
-        sent = json.dumps({"where": where, "limit": 1})
-        response = client.post("/v1/documents", content=sent, headers=JSON)
-        if response.status_code != 200:
-            status, error, _ = refusal(response)
-            assert (status, error) in ((400, "FilterError"), (422, "RequestError"))
+def test_any_filter_is_answered_or_refused(lasting: httpx.Client, where: dict[str, Any]) -> None:
+    sent = json.dumps({"where": where, "limit": 1})
+    response = lasting.post("/v1/documents", content=sent, headers=JSON)
+    if response.status_code != 200:
+        status, error, _ = refusal(response)
+        assert (status, error) in ((400, "FilterError"), (422, "RequestError"))

@@ -16,7 +16,7 @@ from wherefrom.records import Query, QuerySet
 if TYPE_CHECKING:
     from wherefrom.query.index import Index
 
-__all__ = ["BatchQuery", "ask_all"]
+__all__ = ["BatchQuery", "ask_all", "told"]
 
 _TOGETHER = 16
 """Questions that share a scan. More would spare little, and hold finished answers back longer."""
@@ -95,13 +95,17 @@ def _outcomes(
         return
     for answer in answers:
         try:
-            yield _told(index, answer, wanted)
+            yield told(index, answer, wanted)
         except WherefromError as error:
             yield error
 
 
-def _told(index: Index, answer: Answer, wanted: Wanted) -> Answer:
-    """The answer with all that is wanted of it."""
+def told(index: Index, answer: Answer, wanted: Wanted) -> Answer:
+    """The answer with all that is wanted of it.
+
+    Raises:
+        WherefromError: The index cannot tell.
+    """
     if wanted == Wanted():
         return answer
     return index.annotate(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from wherefrom import __version__
 from wherefrom.audit.canonical import canonical_json, sha256
 from wherefrom.audit.contents import write_directory, write_zip
-from wherefrom.audit.entries import Entry
+from wherefrom.audit.entries import Entry, read_entries
 from wherefrom.audit.statement import Statement, make_predicate, make_statement
 from wherefrom.errors import MismatchError
 from wherefrom.store.manifest import Manifest
@@ -77,6 +77,7 @@ def write_bundle(
 
     Raises:
         MismatchError: An answer is another index's.
+        IntegrityError: Two answers have the same id.
         StorageError: There is something at ``path``, or the disk refuses.
     """
     for entry in entries:
@@ -86,10 +87,12 @@ def write_bundle(
                 f"answer {entry.id!r} is of the index with manifest {asked[:12]}..., not of "
                 f"{manifest.digest[:12]}...; give the index that was asked"
             )
-    plain = [portable(entry) for entry in entries]
+    lines = [bundle_line(portable(entry)) for entry in entries]
+    # As they are read back, keys in order, so that the report can be made again from them.
+    plain = list(read_entries(lines, ANSWERS_FILE))
     files = {
-        ANSWERS_FILE: b"".join(map(bundle_line, plain)),
-        ENVIRONMENT_FILE: canonical_json(environment(manifest, index)) + b"\n",
+        ANSWERS_FILE: b"".join(lines),
+        ENVIRONMENT_FILE: canonical_json(environment(manifest, command, index)) + b"\n",
         MANIFEST_FILE: manifest.to_bytes(),
         REPORT_FILE: render_report(plain),
     }
@@ -131,11 +134,12 @@ def render_report(entries: Sequence[Entry]) -> bytes:
         return write_report(sections, Path(folder) / REPORT_FILE, notes=notes).read_bytes()
 
 
-def environment(manifest: Manifest, index: Index | None) -> dict[str, Any]:
+def environment(manifest: Manifest, command: Sequence[str], index: Index | None) -> dict[str, Any]:
     """What answers depend on beside the index; no names of users, hosts or paths.
 
     Args:
         manifest: Names the libraries that matter.
+        command: How the answers came about.
         index: The open index that answered; ``None`` for answers from elsewhere, of whose making
             nothing is known here.
     """
@@ -149,7 +153,9 @@ def environment(manifest: Manifest, index: Index | None) -> dict[str, Any]:
         }
     return {
         "schema": ENVIRONMENT_SCHEMA,
-        "versions": {name: _version(name) for name in ("wherefrom", "python", *manifest.versions)},
+        "wherefrom": __version__,
+        "command": list(command),
+        "versions": {name: _version(name) for name in ("python", *manifest.versions)},
         "system": platform.system(),
         "machine": platform.machine(),
         "answered": answered,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, NoReturn
 
 from wherefrom.errors import IntegrityError
 
-__all__ = ["canonical_json", "read_strictly", "sha256"]
+__all__ = ["DEEPEST", "canonical_json", "read_strictly", "sha256"]
+
+
+DEEPEST = 100
+"""Levels of arrays and objects; what walks them is not to run out of stack."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -30,13 +35,20 @@ def read_strictly(data: bytes | str, name: str) -> Any:
         name: What to call it in errors.
 
     Raises:
-        IntegrityError: It is no JSON, is nested without end, has a key twice, or holds NaN or
-            infinity.
+        IntegrityError: It is no JSON, is nested deeper than :data:`DEEPEST`, has a key twice, or
+            holds NaN, infinity or a number that is read as such.
     """
     try:
-        return json.loads(data, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(
+            data,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+        _require_depth(value, DEEPEST)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{name} is no JSON: {error}") from error
+        raise IntegrityError(f"{name} is not JSON: {error}") from error
+    return value
 
 
 def sha256(data: bytes) -> str:
@@ -53,3 +65,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is beyond all numbers")
+    return number
+
+
+def _require_depth(value: Any, left: int) -> None:
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)):
+        return
+    if left == 0:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    for one in inner:
+        _require_depth(one, left - 1)

@@ -5,8 +5,10 @@ A bundle is flat. Nothing is ever unpacked: what is read stays in memory, under 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,10 +18,31 @@ from pathlib import Path
 from wherefrom.errors import IntegrityError, NotAnIndexError, StorageError
 from wherefrom.store.durable import storage_errors, write_bytes_atomically
 
-__all__ = ["LARGEST", "Contents", "Oddity", "read_contents", "write_directory", "write_zip"]
+__all__ = [
+    "LARGEST",
+    "Contents",
+    "Oddity",
+    "read_contents",
+    "require_free",
+    "write_directory",
+    "write_zip",
+]
 
 LARGEST = 1 << 30
 """Bytes that all files of a bundle may have together."""
+
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""What zipfile raises for bytes that are not what they should be."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first time that a zip file can hold: the same for all, for it decides nothing."""
@@ -68,11 +91,14 @@ def read_contents(path: Path) -> Contents:
             raise NotAnIndexError(
                 f"{path} is neither a directory nor a zip file; give what wherefrom bundle wrote"
             )
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return _from_zip(archive)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-            raise IntegrityError(f"{path} is a broken zip file: {error}") from error
+        _require_room(path, LARGEST - path.stat().st_size)
+        data = path.read_bytes()
+    # From memory, so that whatever fails from here on is the zip file's fault and not the disk's.
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _from_zip(archive, path)
+    except _BROKEN_ZIP as error:
+        raise IntegrityError(f"{path} is a broken zip file: {error}") from error
 
 
 def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
@@ -81,7 +107,7 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         StorageError: There is something already, or the disk refuses.
     """
-    _require_free(path)
+    require_free(path)
     with storage_errors(path):
         path.mkdir()
         for name, data in files.items():
@@ -94,7 +120,7 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         StorageError: There is something already, or the disk refuses.
     """
-    _require_free(path)
+    require_free(path)
     with storage_errors(path):
         try:
             with zipfile.ZipFile(path, "x") as archive:
@@ -109,7 +135,12 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
             raise
 
 
-def _require_free(path: Path) -> None:
+def require_free(path: Path) -> None:
+    """Refuse a path at which no bundle can be made.
+
+    Raises:
+        StorageError: There is something already, or no directory to put it in.
+    """
     if os.path.lexists(path):
         raise StorageError(f"{path} exists already; choose another path or remove it")
     if not path.parent.is_dir():
@@ -132,7 +163,7 @@ def _from_directory(path: Path) -> Contents:
     return Contents(files, tuple(oddities))
 
 
-def _from_zip(archive: zipfile.ZipFile) -> Contents:
+def _from_zip(archive: zipfile.ZipFile, path: Path) -> Contents:
     files: dict[str, bytes] = {}
     oddities = []
     left = LARGEST
@@ -147,10 +178,12 @@ def _from_zip(archive: zipfile.ZipFile) -> Contents:
             oddities.append(Oddity(name, "is no plain file"))
         elif entry.flag_bits & 1:
             oddities.append(Oddity(name, "is encrypted"))
+        elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            oddities.append(Oddity(name, "is packed in a way that bundles are not"))
         else:
             # More than the directory says of a file is never unpacked of it.
             left -= entry.file_size
-            _require_room(Path(archive.filename or "the zip file"), left)
+            _require_room(path, left)
             files[name] = archive.read(entry)
     return Contents(files, tuple(oddities))
 

@@ -22,7 +22,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from wherefrom.audit.canonical import canonical_json, read_strictly
 from wherefrom.audit.gate import Finding
-from wherefrom.errors import IntegrityError, WherefromError
+from wherefrom.errors import IntegrityError, QueryError, WherefromError
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
 from wherefrom.query.json_text import as_json
 from wherefrom.records import Query, QuerySet
@@ -94,19 +94,52 @@ class Entry:
     gate: tuple[Finding, ...] = ()
     tags: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """One line of the file, as plain values."""
-        fields: dict[str, Any] = {"id": self.id, "tags": dict(self.tags)}
+    @classmethod
+    def of(
+        cls,
+        answer: Answer,
+        id: str,
+        *,
+        fail_if: tuple[str, ...] = (),
+        gate: tuple[Finding, ...] = (),
+        tags: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """An answer's entry.
+
+        Raises:
+            QueryError: The answer is about tensors, which no file of questions holds.
+        """
+        if answer.query is None:
+            raise QueryError("the answer is about tensors; only answers about text make entries")
+        wanted = Wanted.of(answer)
+        return cls(
+            id,
+            answer.query,
+            answer.options,
+            wanted,
+            answer,
+            fail_if=fail_if,
+            gate=gate,
+            tags=tags or {},
+        )
+
+    def judged(self) -> dict[str, Any]:
+        """What came of the question, without its id: the answer and the gate's findings."""
+        fields: dict[str, Any] = {}
         if self.fail_if:
             fields["fail_if"] = list(self.fail_if)
             fields["gate"] = [asdict(finding) for finding in self.gate]
         if self.answer is not None:
-            return fields | self.answer.to_dict()
+            return self.answer.to_dict() | fields
         failure = {} if self.failure is None else asdict(self.failure)
         asked = {"query": self.query, "wanted": self.wanted}
         plain = {name: as_json(asdict(one)) for name, one in asked.items()}
         plain["options"] = as_json(self.options)
-        return fields | {"schema": ANSWER_SCHEMA} | plain | failure
+        return {"schema": ANSWER_SCHEMA} | plain | failure | fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """One line of the file, as plain values."""
+        return {"id": self.id, "tags": dict(self.tags)} | self.judged()
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], name: str = "the entry") -> Entry:
@@ -123,10 +156,13 @@ class Entry:
         try:
             own = _own().validate_python({key: fields[key] for key in _OWN if key in fields})
             if "error" not in rest:
-                return _answered(own, read_answer(rest, name), name)
+                answer = read_answer(rest, name)
+                return cls.of(answer, own.id, fail_if=own.fail_if, gate=own.gate, tags=own.tags)
             failed = _unanswered().validate_python(rest)
         except ValidationError as error:
             raise IntegrityError(f"{name} is no answer of ours: {_first(error)}") from error
+        except QueryError as error:
+            raise IntegrityError(f"{name}: {error}") from error
         entry = cls(
             own.id,
             failed.query,
@@ -162,21 +198,6 @@ class _Unanswered:
     schema: str
     error: str
     detail: str
-
-
-def _answered(own: _Own, answer: Answer, name: str) -> Entry:
-    if answer.query is None:
-        raise IntegrityError(f"{name} answers tensors, which no file of questions holds")
-    return Entry(
-        own.id,
-        answer.query,
-        answer.options,
-        Wanted.of(answer),
-        answer,
-        fail_if=own.fail_if,
-        gate=own.gate,
-        tags=own.tags,
-    )
 
 
 def read_answer(fields: Mapping[str, Any], name: str = "the answer") -> Answer:

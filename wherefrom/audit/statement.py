@@ -128,6 +128,11 @@ class Statement(Record):
         """The bytes of ``statement.json``: canonical, on one line."""
         return canonical_json(self.model_dump(mode="json", by_alias=True)) + b"\n"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of these bytes."""
+        return sha256(self.to_bytes())
+
 
 def index_subjects(manifest: Manifest) -> dict[str, str]:
     """Digests of the index and of what it was built from, by URN."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -122,9 +122,11 @@ def read_bundle(path: Path) -> Bundle:
     statement = _statement(check)
     manifest = _manifest(check)
     entries = _entries(check)
-    _environment(check)
+    environment = _environment(check)
     report_checked = False
     if statement is not None:
+        if environment is not None:
+            _check_making(check, statement.predicate, environment)
         _check_subjects(check, statement, manifest)
         if entries is not None:
             _check_predicate(check, statement.predicate, entries)
@@ -188,18 +190,20 @@ def _entries(check: _Check) -> list[Entry] | None:
     return entries
 
 
-def _environment(check: _Check) -> None:
+def _environment(check: _Check) -> dict[str, Any] | None:
     data = check.files.get(ENVIRONMENT_FILE)
     if data is None:
-        return
+        return None
     try:
         fields = read_strictly(data, ENVIRONMENT_FILE)
     except IntegrityError as error:
         check.note("file", ENVIRONMENT_FILE, _without(str(error), ENVIRONMENT_FILE))
-        return
+        return None
     ours = isinstance(fields, dict) and fields.get("schema") == ENVIRONMENT_SCHEMA
     if not ours or canonical_json(fields) + b"\n" != data:
         check.note("file", ENVIRONMENT_FILE, "is not what wherefrom wrote")
+        return None
+    return dict(fields)
 
 
 def _check_subjects(check: _Check, statement: Statement, manifest: Manifest | None) -> None:
@@ -225,12 +229,22 @@ def _check_subjects(check: _Check, statement: Statement, manifest: Manifest | No
             check.note("statement", STATEMENT_FILE, f"does not name {name}")
 
 
+def _check_making(check: _Check, predicate: Predicate, environment: dict[str, Any]) -> None:
+    """Version and command, which nothing else tells, stand in two files."""
+    told = {"wherefrom": predicate.wherefrom, "command": list(predicate.command)}
+    for name, value in told.items():
+        if environment.get(name) != value:
+            detail = f"its {name!r} is not what {ENVIRONMENT_FILE} says"
+            check.note("statement", STATEMENT_FILE, detail)
+
+
 def _check_predicate(check: _Check, predicate: Predicate, entries: Sequence[Entry]) -> None:
     """What the statement says of the answers is what they come to."""
     due = make_predicate(entries, predicate.command, predicate.wherefrom)
     for name in Predicate.model_fields:
         if getattr(due, name) != getattr(predicate, name):
-            check.note("statement", STATEMENT_FILE, f"its {name} are not those of {ANSWERS_FILE}")
+            detail = f"its {name!r} is not what {ANSWERS_FILE} comes to"
+            check.note("statement", STATEMENT_FILE, detail)
 
 
 def _check_report(check: _Check, entries: Sequence[Entry]) -> None:

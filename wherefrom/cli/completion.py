@@ -10,7 +10,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -53,20 +52,23 @@ def complete_columns(
         option: That takes a column, or a filter, which starts with one.
         incomplete: What was typed of it.
     """
+    # Before an option that still lacks its value, click leaves arguments among the words it has no
+    # place for.
+    index = context.params.get("index") or next(iter(context.args), None)
     return [
         CompletionItem(name, help=kind)
-        for name, kind in _columns(context.params.get("index")).items()
+        for name, kind in _columns(index).items()
         if name.startswith(incomplete) and _HARMLESS.fullmatch(name)
     ]
 
 
-def _columns(index: Any) -> dict[str, str]:
+def _columns(index: str | os.PathLike[str] | None) -> dict[str, str]:
     """Columns and their types as the manifest says; none where there is no such thing."""
     if index is None:
         return {}
     try:
-        text = (Path(os.fspath(index)) / "manifest.json").read_text(encoding="utf-8")
-        columns = json.loads(text)["metadata"]
+        path = Path(index).expanduser() / "manifest.json"
+        columns = json.loads(path.read_text(encoding="utf-8"))["metadata"]
         return {str(name): str(kind) for name, kind in columns.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError):
         return {}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wherefrom.records import SCORE_CONTRACT
 
-__all__ = ["demo"]
+if TYPE_CHECKING:
+    from wherefrom.demo.run import DemoRun
+
+__all__ = ["DEMO_SCHEMA", "demo"]
+
+DEMO_SCHEMA = "wherefrom-demo/1"
 
 _SHOWN = 5
 
@@ -24,16 +31,16 @@ _SHOWN = 5
     metavar="DIR",
     help="Where the model, the index and the report go; a second run reuses what is there.",
 )
-def demo(directory: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def demo(directory: Path, as_json: bool) -> None:
     """Train a small model on State of the Union addresses, index them, and ask.
 
     Takes some minutes on two cores; nothing is downloaded.
     """
     from wherefrom.cli.failures import Interrupted
     from wherefrom.cli.progress import progress_bars
-    from wherefrom.cli.render import answer_table, terminal
+    from wherefrom.cli.render import emit_json
 
-    console = terminal()
     try:
         from wherefrom.demo.run import run_demo
 
@@ -43,6 +50,17 @@ def demo(directory: Path) -> None:
         raise Interrupted(
             f"what was finished is kept in {directory}; run the demo again to go on"
         ) from interrupt
+    if as_json:
+        emit_json(_summary(directory, run))
+    else:
+        _show(directory, run)
+
+
+def _show(directory: Path, run: DemoRun) -> None:
+    """Each question with its strongest hits, and whether the answers' years fit."""
+    from wherefrom.cli.render import answer_table, terminal
+
+    console = terminal()
     for question, answer in run.answers:
         first, last = question.years
         console.rule(f"{question.name}, {first}-{last}", characters="-")
@@ -60,3 +78,21 @@ def demo(directory: Path) -> None:
         f'Ask your own:  wherefrom query {directory / "index"} --prompt "..." --completion " ..."',
         soft_wrap=True,
     )
+
+
+def _summary(directory: Path, run: DemoRun) -> dict[str, Any]:
+    """All answers whole, and where everything is."""
+    return {
+        "schema": DEMO_SCHEMA,
+        "directory": str(directory.resolve()),
+        "index": str((directory / "index").resolve()),
+        "report": str(run.report.resolve()),
+        "documents": len(run.index),
+        "reused": run.reused,
+        "questions": [
+            {"name": question.name, "years": list(question.years), "answer": answer.to_dict()}
+            for question, answer in run.answers
+        ],
+        "eras": [asdict(check) for check in run.eras],
+        "seconds": run.seconds,
+    }

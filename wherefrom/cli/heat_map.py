@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -14,43 +14,29 @@ from rich.text import Text
 from wherefrom.cli.highlight import LOWERS, RAISES
 from wherefrom.cli.shares import part_in_words
 from wherefrom.query.explanation import Explanation, HitShares
+from wherefrom.query.heatmap import HeatMap, heat_map
 from wherefrom.query.printable import printable
 
-__all__ = ["heat_map"]
+__all__ = ["heat_table"]
 
 _SHADES = "·░▒▓█"
 _STEPS = (0.05, 0.25, 0.5, 0.75)
 """Of the largest share in a map: where each shade but the first begins."""
 
 _WIDEST_MODULE = 24
+_FIGURE = 4
+"""Cells of a figure, so that shades stand below each other unless there are large ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Map:
-    """Nats of modules (rows) in blocks of layers (columns), summed over hits."""
+class _Block(NamedTuple):
+    """Blocks of layers that are shown as one: what to call them, and the share of each module."""
 
-    modules: list[str]
-    blocks: list[str]
-    cells: dict[tuple[str, str], float]
-    outside: dict[str, float]
-    score: float
-
-    @property
-    def largest(self) -> float:
-        """The size of the largest."""
-        return max(map(abs, (*self.cells.values(), *self.outside.values())), default=0.0)
-
-    def of_module(self, module: str) -> float:
-        """A row's sum."""
-        shares = (share for (name, _), share in self.cells.items() if name == module)
-        return sum(shares) + self.outside.get(module, 0.0)
-
-    def of_block(self, block: str) -> float:
-        """A column's sum."""
-        return sum(share for (_, name), share in self.cells.items() if name == block)
+    first: str
+    last: str
+    shares: tuple[float | None, ...]
 
 
-def heat_map(explanation: Explanation, hits: Sequence[HitShares], console: Console) -> Table:
+def heat_table(explanation: Explanation, hits: Sequence[HitShares], console: Console) -> Table:
     """Shares of layers, module by block, in per cent of the summed scores of hits.
 
     Where a console has no room for figures, blocks are shades side by side, and where it has none
@@ -61,100 +47,102 @@ def heat_map(explanation: Explanation, hits: Sequence[HitShares], console: Conso
         hits: Their shares are summed; at least one.
         console: What it is to fit.
     """
-    depths = sorted({layer.depth for layer in explanation.layers if layer.depth is not None})
-    shown = _summed(explanation, hits, [[depth] for depth in depths])
-    table = _figures(shown)
+    summed = [sum(shares) for shares in zip(*(hit.layers for hit in hits), strict=True)]
+    shown = heat_map(explanation.layers, summed)
+    by_depth = zip(*([cell.share for cell in row] for row in shown.cells), strict=True)
+    blocks = [_Block(name, name, shares) for name, shares in zip(shown.depths, by_depth, strict=True)]
+    inside = [block for block in blocks if block.first]
+    outside = [block for block in blocks if not block.first]
+    table = _figures(shown, inside, outside)
     together = 1
-    while _width(table, console) > console.width and together <= len(depths):
-        blocks = [depths[i : i + together] for i in range(0, len(depths), together)]
-        table = _shades(_summed(explanation, hits, blocks))
+    while _width(table, console) > console.width and together <= len(inside):
+        joined = [
+            _joined(inside[first : first + together]) for first in range(0, len(inside), together)
+        ]
+        table = _shades(shown, joined, outside)
         together += 1
     return table
 
 
-def _summed(
-    explanation: Explanation, hits: Sequence[HitShares], blocks: Sequence[Sequence[int]]
-) -> _Map:
-    titles = {
-        depth: f"{block[0]}" if len(block) == 1 else f"{block[0]}-{block[-1]}"
-        for block in blocks
-        for depth in block
-    }
-    cells: dict[tuple[str, str], float] = {}
-    outside: dict[str, float] = {}
-    modules = []
-    for i, layer in enumerate(explanation.layers):
-        module, share = printable(layer.module), sum(hit.layers[i] for hit in hits)
-        modules.append(module)
-        if layer.depth is None:
-            outside[module] = outside.get(module, 0.0) + share
-        else:
-            place = (module, titles[layer.depth])
-            cells[place] = cells.get(place, 0.0) + share
-    return _Map(
-        list(dict.fromkeys(modules)),
-        list(dict.fromkeys(titles.values())),
-        cells,
-        outside,
-        sum(hit.score for hit in hits),
+def _joined(blocks: Sequence[_Block]) -> _Block:
+    return _Block(
+        blocks[0].first,
+        blocks[-1].last,
+        tuple(map(_sum, zip(*(block.shares for block in blocks), strict=True))),
     )
 
 
-def _figures(shown: _Map) -> Table:
+def _sum(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return sum(known) if known else None
+
+
+def _figures(shown: HeatMap, blocks: Sequence[_Block], outside: Sequence[_Block]) -> Table:
     """A column a block, each share a shade and a figure."""
-    table = _table(shown, [(block, "right") for block in shown.blocks])
-    for module in shown.modules:
-        cells = (shown.cells.get((module, block)) for block in shown.blocks)
-        _row(table, shown, module, [_figure(share, shown) for share in cells])
-    totals = (part_in_words(shown.of_block(block), shown.score) for block in shown.blocks)
-    _totals(table, shown, list(totals))
-    return table
+    largest = _largest(blocks, outside)
+    table = _table()
+    for block in blocks:
+        table.add_column(block.first, justify="right", no_wrap=True)
+    columns = [[_figure(share, shown.total, largest) for share in block.shares] for block in blocks]
+    totals = [part_in_words(_sum(block.shares) or 0.0, shown.total) for block in blocks]
+    return _finished(table, shown, columns, totals, outside, largest)
 
 
-def _shades(shown: _Map) -> Table:
+def _shades(shown: HeatMap, blocks: Sequence[_Block], outside: Sequence[_Block]) -> Table:
     """One column of shades, two cells a block: a sign if it is negative, and the shade."""
-    first, last = shown.blocks[0], shown.blocks[-1]
-    title = first + last.rjust(2 * len(shown.blocks) - len(first))
-    if len(first) + 1 + len(last) > 2 * len(shown.blocks):
-        title = first if first == last else f"{first.partition('-')[0]}-{last.split('-')[-1]}"
-    table = _table(shown, [(title, "left")])
-    for module in shown.modules:
-        cells = (shown.cells.get((module, block)) for block in shown.blocks)
-        strip = Text.assemble(*(_shade(share, shown.largest) for share in cells))
-        _row(table, shown, module, [strip])
-    _totals(table, shown, [""])
-    return table
+    first, last, cells = blocks[0].first, blocks[-1].last, 2 * len(blocks)
+    fits = len(first) + len(last) < cells
+    table = _table()
+    table.add_column(
+        first + last.rjust(cells - len(first)) if fits else f"{first}-{last}", no_wrap=True
+    )
+    largest = _largest(blocks, outside)
+    strips = [
+        Text.assemble(*(_shade(block.shares[row], largest) for block in blocks))
+        for row in range(len(shown.modules))
+    ]
+    return _finished(table, shown, [strips], [""], outside, largest)
 
 
-def _table(shown: _Map, blocks: Sequence[tuple[str, str]]) -> Table:
+def _table() -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("module", max_width=_WIDEST_MODULE, no_wrap=True, overflow="ellipsis")
-    for title, side in blocks:
-        table.add_column(title, justify="left" if side == "left" else "right", no_wrap=True)
-    if shown.outside:
-        table.add_column("outside", justify="right", no_wrap=True)
-    table.add_column("all", justify="right", style="dim", no_wrap=True)
     return table
 
 
-def _row(table: Table, shown: _Map, module: str, cells: list[Text]) -> None:
-    outside = [_figure(shown.outside.get(module), shown)] if shown.outside else []
-    total = part_in_words(shown.of_module(module), shown.score)
-    table.add_row(Text(module), *cells, *outside, total)
+def _finished(
+    table: Table,
+    shown: HeatMap,
+    columns: Sequence[Sequence[Text]],
+    totals: Sequence[str],
+    outside: Sequence[_Block],
+    largest: float,
+) -> Table:
+    """Fill in the rows, with what is outside of blocks and the sums at their ends."""
+    for _ in outside:
+        table.add_column("outside", justify="right", no_wrap=True)
+    table.add_column("all", justify="right", style="dim", no_wrap=True)
+    for row, (module, cells) in enumerate(zip(shown.modules, shown.cells, strict=True)):
+        table.add_row(
+            Text(printable(module)),
+            *(column[row] for column in columns),
+            *(_figure(block.shares[row], shown.total, largest) for block in outside),
+            part_in_words(_sum([cell.share for cell in cells]) or 0.0, shown.total),
+        )
+    ends = (part_in_words(_sum(block.shares) or 0.0, shown.total) for block in outside)
+    table.add_row("all", *totals, *ends, part_in_words(shown.total, shown.total), style="dim")
+    return table
 
 
-def _totals(table: Table, shown: _Map, blocks: list[str]) -> None:
-    outside = sum(shown.outside.values())
-    total = outside + sum(shown.cells.values())
-    parts = [part_in_words(outside, shown.score)] if shown.outside else []
-    table.add_row("all", *blocks, *parts, part_in_words(total, shown.score), style="dim")
+def _largest(blocks: Sequence[_Block], outside: Sequence[_Block]) -> float:
+    return max(abs(share or 0.0) for block in (*blocks, *outside) for share in block.shares)
 
 
-def _figure(share: float | None, shown: _Map) -> Text:
+def _figure(share: float | None, score: float, largest: float) -> Text:
     if share is None:
         return Text("")
-    shade = _shade(share, shown.largest)
-    return Text.assemble(shade[1:], shade[1:], " ", part_in_words(share, shown.score))
+    shade = _shade(share, largest)[1:]
+    return Text.assemble(shade, shade, " ", part_in_words(share, score).rjust(_FIGURE))
 
 
 def _shade(share: float | None, largest: float) -> Text:

@@ -87,7 +87,8 @@ def legend(*, plain: bool, run: bool) -> Text:
 def words_of(text: str, tokens: Iterable[TokenShare]) -> list[TokenShare]:
     """Tokens joined into words, whose shares are the sums of theirs.
 
-    Tokens that are context only join none. White space at the edges belongs to no word.
+    So are tokens that share a character (bytes of one letter). Those that are context only join
+    none. White space at the edges belongs to no word.
     """
     words: list[TokenShare] = []
     for token in tokens:
@@ -98,8 +99,10 @@ def words_of(text: str, tokens: Iterable[TokenShare]) -> list[TokenShare]:
             # A space carries influence, too: it is kept, so that shares still sum to the score.
             start, end = token.start, token.end
         last = words[-1] if words else None
-        if last is not None and last.end == start and _one_word(text, start):
-            share = (last.share or 0.0) + token.share
+        if last is not None and (
+            start < last.end or (start == last.end and _one_word(text, start))
+        ):
+            share, end = (last.share or 0.0) + token.share, max(end, last.end)
             words[-1] = TokenShare(text[last.start : end], last.start, end, share)
         else:
             words.append(TokenShare(text[start:end], start, end, token.share))
@@ -124,16 +127,17 @@ def marked(
         run: A span of ``text`` to mark as shared with the question.
     """
     words = words_of(text, tokens or ())
-    interests = [(word.start, word.end, abs(word.share or 0.0)) for word in words]
-    if not any(weight for _, _, weight in interests):
-        interests = [] if run is None else [(*run, 1.0)]
+    largest = _largest(words)
+    interests = [(w.start, w.end, abs(w.share or 0.0)) for w in words if _worth(w, largest)]
+    if not interests and run is not None:
+        interests = [(*run, 1.0)]
     start, end = _window(text, interests, cells)
     raw = text[start:end]
     line = Text(printable(raw))
     marks = [
-        (*_place(raw, first - start, last - start), raises, strong)
+        (*_place(raw, max(first, start) - start, min(last, end) - start), raises, strong)
         for first, last, raises, strong in _marks(text, words, graded=not plain)
-        if start <= first and last <= end
+        if first < end and start < last
     ]
     if not plain:
         for first, last, raises, strong in marks:
@@ -167,18 +171,27 @@ def _marks(
     text: str, words: Sequence[TokenShare], *, graded: bool
 ) -> list[tuple[int, int, bool, bool]]:
     """Spans to mark, whether they raise the score, and whether strongly; neighbours are joined."""
-    largest = max((abs(word.share or 0.0) for word in words), default=0.0)
+    largest = _largest(words)
     marks: list[tuple[int, int, bool, bool]] = []
     for word in words:
-        share = word.share or 0.0
-        if not share or abs(share) < _MARKED * largest or not word.text.strip():
+        if not _worth(word, largest):
             continue
+        share = word.share or 0.0
         kind = (share > 0, graded and abs(share) >= _STRONG * largest)
         if marks and marks[-1][2:] == kind and not text[marks[-1][1] : word.start].strip():
             marks[-1] = (marks[-1][0], word.end, *kind)
         else:
             marks.append((word.start, word.end, *kind))
     return marks
+
+
+def _largest(words: Sequence[TokenShare]) -> float:
+    return max((abs(word.share or 0.0) for word in words), default=0.0)
+
+
+def _worth(word: TokenShare, largest: float) -> bool:
+    """Whether a word is worth a mark."""
+    return abs(word.share or 0.0) >= _MARKED * largest > 0 and bool(word.text.strip())
 
 
 def _place(raw: str, start: int, end: int) -> Span:

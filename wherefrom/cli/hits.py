@@ -133,10 +133,10 @@ def print_similar(documents: Sequence[SimilarDocument], console: Console) -> Non
         documents: At least one.
         console: Where.
     """
-    first = [_Column("BM25", [f"{one.bm25:.3g}" for one in documents], "BM25 ")]
+    first = [_Column("BM25", [f"{one.bm25:.2f}" for one in documents], "BM25 ")]
     measures = [
         _Column("nats", [signed(one.score) for one in documents], after=" nats"),
-        _Column("run", [str(one.shared_words) for one in documents], "run of ", " words"),
+        _Column("run", [str(one.shared_words) for one in documents], "run "),
     ]
     known = [one.percentile for one in documents if one.percentile is not None]
     if len(known) == len(documents):
@@ -146,7 +146,7 @@ def print_similar(documents: Sequence[SimilarDocument], console: Console) -> Non
             str(one.bm25_rank),
             printable(one.doc_id),
             one.flag,
-            lambda width, one=one: [Text(excerpt(one.text, 2 * width))],  # type: ignore[misc]
+            lambda width, one=one: [Text(excerpt(one.text, width))],  # type: ignore[misc]
         )
         for one in documents
     ]
@@ -161,7 +161,7 @@ def _in_words(alike: Sequence[HitSimilarity | None]) -> list[_Column]:
     ranks = [f"#{one.bm25_rank:,}" if one.bm25 > 0 else "–" for one in known]
     runs = [str(one.shared_words) for one in known]
     clusters = ["" if one.cluster is None else str(one.cluster) for one in known]
-    columns = [_Column("BM25", ranks, "BM25 "), _Column("run", runs, "run of ", " words")]
+    columns = [_Column("BM25", ranks, "BM25 "), _Column("run", runs, "run ")]
     return [*columns, _Column("alike", clusters, "alike ")] if any(clusters) else columns
 
 
@@ -175,6 +175,7 @@ def _body(
         run = (similar.shared_start, similar.shared_end)
     lines: list[Text] = []
     facts: list[str] = []
+    layers: list[str] = []
     if hit.text:
         tokens = None if shares is None else shares.tokens
         cells = max(_LEAST_CELLS, _LINES * width)
@@ -188,8 +189,9 @@ def _body(
         if run is not None and not passage.holds_run:
             facts.append(f"run «{excerpt(hit.text[slice(*run)], _QUOTED)}»")
     if shares is not None and answer.explanation is not None:
-        facts.append(f"layers {strongest_layers(answer.explanation, shares)}")
-    return [*lines, Text("; ".join(facts), "dim")] if facts else lines
+        layers = [f"layers {strongest_layers(answer.explanation, shares)}"]
+    told = ["; ".join(facts), *layers]
+    return [*lines, *(Text(line, "dim") for line in told if line)]
 
 
 def _print(
@@ -238,7 +240,9 @@ def _print(
     for row, one in enumerate(shown):
         body = one.body(room)
         values = [Text(column.values[row]) for column in (*scores, *columns, *named)]
-        head = _head(one, [fact for column in rest for fact in column.say(row)], bool(body))
+        head = _head(
+            one, [fact for column in rest for fact in column.say(row)], has_body=bool(body)
+        )
         table.add_row(one.rank, *values, Text("\n").join([head, *body]))
     console.print(table)
 
@@ -259,14 +263,15 @@ def _stack(
         first = Text.assemble((one.rank.rjust(indent - 2), "dim"), "  ", (said, style))
         console.print()
         console.print(first)
-        lines = Text("\n").join([_head(one, facts, bool(body)), *body])
+        lines = Text("\n").join([_head(one, facts, has_body=bool(body)), *body])
         lines.overflow = "fold"
         console.print(Padding(lines, (0, 0, 0, indent)))
 
 
-def _head(shown: _Shown, facts: Sequence[str], quiet: bool) -> Text:
+def _head(shown: _Shown, facts: Sequence[str], *, has_body: bool) -> Text:
     """What a document is called, what has no column of its own, and its flag."""
-    line = Text(" · ".join([shown.name, *facts]), style="dim" if quiet else "")
-    if shown.flag is None:
-        return line
-    return Text.assemble(line, Text(" · ", "dim"), (shown.flag, _FLAG))
+    line = Text(shown.name, "bold" if has_body else "")
+    line.append("".join(f" · {fact}" for fact in facts), "not bold dim" if has_body else "")
+    if shown.flag is not None:
+        line.append(" · ", "not bold dim").append(shown.flag, _FLAG)
+    return line

@@ -26,6 +26,11 @@ _COMMANDS = {
     "info": "wherefrom.cli.info:info",
     "accelerate": "wherefrom.cli.accelerate:accelerate",
     "evaluate": "wherefrom.cli.evaluate:evaluate",
+    "bundle": "wherefrom.cli.bundle:bundle",
+    "verify": "wherefrom.cli.verify:verify",
+    "serve": "wherefrom.cli.serve:serve",
+    "schema": "wherefrom.cli.schema:schema",
+    "completion": "wherefrom.cli.completion:completion",
 }
 
 

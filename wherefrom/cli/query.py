@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from wherefrom.cli import values
-from wherefrom.cli.accelerate import KINDS
-from wherefrom.records import SCORE_CONTRACT, Reduce
+from wherefrom.cli.query_options import (
+    BACKENDS,
+    Asked,
+    answer_options,
+    batch_options,
+    gate_options,
+    model_options,
+    refuse,
+    require_batch,
+    require_consistent,
+    wanted_options,
+)
+from wherefrom.records import SCORE_CONTRACT
+
+if TYPE_CHECKING:
+    from wherefrom.audit.asking import BatchQuery
+    from wherefrom.query.index import Index
 
 __all__ = ["BACKENDS", "query"]
 
-BACKENDS = ("scan", *KINDS)
-
+_FILES = ("queries", "batch", "inspect_log")
 _UNSWEPT = (
     "sign",
     "clauses",
@@ -30,7 +43,16 @@ _UNSWEPT = (
     "refine_damping",
     "refine_documents",
     "backend",
+    "explain",
+    "similarity",
+    "group_by",
+    "fail_if",
+    "batch",
+    "inspect_log",
+    "jsonl",
     "html",
+    "csv",
+    "parquet",
 )
 """What a sweep over dampings, of both signs and of all documents' stored scores, leaves undone."""
 
@@ -68,97 +90,10 @@ _UNSWEPT = (
     type=click.Choice(["mean", "sum"]),
     help="How --queries become one: the mean of what they measure (the default) or the sum.",
 )
-@click.option(
-    "-k",
-    type=click.IntRange(min=1),
-    default=10,
-    metavar="N",
-    show_default=True,
-    help="At most how many proponents and how many opponents.",
-)
-@click.option(
-    "--sign",
-    type=click.Choice(["both", "proponents", "opponents"]),
-    default="both",
-    show_default=True,
-    help="Proponents have positive scores, opponents negative ones.",
-)
-@click.option(
-    "--where",
-    "clauses",
-    multiple=True,
-    metavar="FILTER",
-    help='Search some documents only: "year<1900", "party in Whig,Democratic", "party is missing". '
-    "May be repeated; all must hold.",
-)
-@click.option(
-    "--normalise",
-    type=click.Choice(["none", "cosine", "relatif"]),
-    default="none",
-    show_default=True,
-    help="Rank by scores, by cosines in the whitened space, or by scores divided by the documents' "
-    "norms (l-RelatIF), which keeps long and unusual documents from crowding out the rest.",
-)
-@click.option(
-    "--rerank",
-    type=click.Choice(["auto", "stored", "recompute"]),
-    default="auto",
-    show_default=True,
-    help="Show scores of the stored vectors, or run the best documents again for exact ones; auto "
-    "does so where it fits --rerank-seconds.",
-)
-@click.option(
-    "--rerank-seconds",
-    callback=values.seconds,
-    default="5",
-    show_default=True,
-    metavar="SECONDS",
-    help="What auto may take, by the speed that the build measured.",
-)
-@click.option(
-    "--candidates",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="How many documents of each sign to run again.",
-)
-@click.option(
-    "--damping",
-    callback=values.damping,
-    metavar="NUMBER",
-    help="Another damping than the index's, in units of a layer's mean eigenvalue.",
-)
-@click.option(
-    "--refine",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="STEPS",
-    help="Refine the query by so many steps of conjugate gradients on the Gauss-Newton matrix of "
-    "all layers; each runs the documents forward, twice, and backward. 5 will do as a rule.",
-)
-@click.option(
-    "--refine-damping",
-    callback=values.damping,
-    metavar="NUMBER",
-    help="Damping of that matrix, in units of the mean eigenvalue of all layers.",
-)
-@click.option(
-    "--refine-documents",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="On how many documents, drawn at random, that matrix stands; all by default. Those it "
-    "does not know come out too large.",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    default="scan",
-    show_default=True,
-    help="What proposes candidates: the scan of all vectors, or what wherefrom accelerate made. "
-    "Scores do not depend on it.",
-)
+@batch_options
+@answer_options
+@wanted_options
+@gate_options
 @click.option(
     "--sweep-damping",
     is_flag=True,
@@ -172,26 +107,32 @@ _UNSWEPT = (
     help="Show how stable the ranking is under these dampings, as 0.01,0.1,1, instead of the "
     "answer.",
 )
-@click.option(
-    "--model",
-    metavar="DIR",
-    help="The model (or adapter) that the index was built with; by default where the index says "
-    "it is.",
-)
-@click.option(
-    "--base-model",
-    metavar="DIR",
-    help="The model that the adapter is for; by default where the index says it is.",
-)
-@click.option(
-    "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, ..."
-)
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option(
+    "--jsonl",
+    type=click.Path(allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Write answers as JSON lines, each as soon as it is there; - is standard output.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file of --jsonl.")
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Also write a self-contained HTML report.",
+)
+@click.option(
+    "--csv",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the hits as a CSV table, without formulas.",
+)
+@click.option(
+    "--parquet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the hits as a Parquet table.",
 )
 @click.option(
     "--width",
@@ -200,115 +141,153 @@ _UNSWEPT = (
     help="Width of the tables; that of the terminal by default.",
 )
 @click.pass_context
-def query(
-    ctx: click.Context,
-    /,
-    index: Path,
-    prompt: str | None,
-    completion: str | None,
-    contrast: str | None,
-    queries: Path | None,
-    reduce: Reduce | None,
-    k: int,
-    clauses: tuple[str, ...],
-    sweep_damping: bool,
-    dampings: tuple[float, ...] | None,
-    model: str | None,
-    base_model: str | None,
-    device: str,
-    as_json: bool,
-    html: Path | None,
-    width: int | None,
-    **options: Any,
-) -> None:
+def query(ctx: click.Context, /, index: Path, **given: Any) -> None:
     """Ask INDEX which documents made the model say COMPLETION after PROMPT.
 
     Scores are in nats of the completion's log-likelihood per added copy of a document. A positive
     score marks a proponent: with one more copy of it the completion gets more likely.
+
+    Exit status 3 if a condition of --fail-if holds or cannot be decided; 1 if a question could not
+    be answered.
     """
+    _require_one_question(given)
+    sweep = given["sweep_damping"] or given["dampings"] is not None
+    if sweep:
+        refuse(ctx, _UNSWEPT, "does not go with a sweep over dampings; leave it out")
+    require_consistent(ctx)
+    require_batch(ctx)
+    many = given["batch"] is not None or given["inspect_log"] is not None
+    _require_outputs(given, many)
+    from wherefrom.cli.batch import BatchSource, require_writable
+    from wherefrom.cli.query_file import read_queries
+    from wherefrom.store import Manifest
+
+    # Mistakes in paths, filters, conditions, the backend or the file show here, before torch takes
+    # its seconds to load.
+    asked = Asked.checked(given, index, Manifest.read(index))
+    require_writable(given["jsonl"], overwrite=given["overwrite"])
+    if many:
+        source = BatchSource.checked(given)
+        opened = _open(index, given)
+        _ask_many(ctx, opened, source.questions(opened), asked, given)
+        return
     # A process that lives for seconds keeps what little garbage it makes.
     gc.disable()
-    _require_one_question(prompt, completion, contrast, queries, reduce)
-    sweep = sweep_damping or dampings is not None
+    question = {name: given[name] for name in ("completion", "contrast")}
+    question["prompt"] = given["prompt"] or ""
+    if given["queries"] is not None:
+        question = {"queries": read_queries(given["queries"]), "reduce": given["reduce"] or "mean"}
+    opened = _open(index, given)
     if sweep:
-        _refuse(ctx, _UNSWEPT, "does not go with a sweep over dampings; leave it out")
-    _require_consistent(ctx, options)
-    from wherefrom.cli.failures import one_line_warnings
-    from wherefrom.cli.query_file import read_queries
-    from wherefrom.cli.render import answer_table, emit_json, terminal
-    from wherefrom.cli.stability import sweep_table
-    from wherefrom.store import Manifest, find_accelerator, parse_wheres
+        _sweep(opened, question, given)
+    else:
+        _ask_one(ctx, opened, question, asked, given)
 
-    # Mistakes in the index's path, the filter, the backend or the file show here, before torch
-    # takes its seconds to load.
-    manifest = Manifest.read(index)
-    where = parse_wheres(clauses, manifest.metadata)
-    if options["backend"] != "scan":
-        find_accelerator(options["backend"], manifest.accelerators, index)
-    asked: dict[str, Any] = {"prompt": prompt or "", "completion": completion, "contrast": contrast}
-    if queries is not None:
-        asked = {"queries": read_queries(queries), "reduce": reduce or "mean"}
 
+def _open(index: Path, given: Mapping[str, Any]) -> Index:
     from wherefrom.api import open as open_index
 
-    opened = open_index(index, model=model, base_model=base_model, device=device)
-    if sweep:
-        found = opened.sweep_damping(**asked, dampings=dampings, k=k)
-        if as_json:
-            emit_json(found.to_dict())
-        else:
-            sweep_table(found, terminal(width))
-        return
-    with one_line_warnings():
-        answer = opened.query(**asked, k=k, where=where, **options)
-    if as_json:
-        emit_json(answer.to_dict())
+    names = ("model", "base_model", "device")
+    return open_index(index, **{name: given[name] for name in names})
+
+
+def _sweep(index: Index, question: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Show how stable a ranking is."""
+    from wherefrom.cli.render import emit_json, terminal
+    from wherefrom.cli.stability import sweep_table
+
+    found = index.sweep_damping(**question, dampings=given["dampings"], k=given["k"])
+    if given["as_json"]:
+        emit_json(found.to_dict())
     else:
-        answer_table(answer, terminal(width))
-    if html is not None:
-        click.echo(f"Report: {answer.to_html(html)}", err=True)
+        sweep_table(found, terminal(given["width"]))
 
 
-def _require_one_question(
-    prompt: str | None,
-    completion: str | None,
-    contrast: str | None,
-    queries: Path | None,
-    reduce: Reduce | None,
+def _ask_one(
+    ctx: click.Context,
+    index: Index,
+    question: Mapping[str, Any],
+    asked: Asked,
+    given: Mapping[str, Any],
 ) -> None:
+    """Ask one question and show its answer."""
+    from wherefrom.audit.asking import told
+    from wherefrom.audit.entries import Entry
+    from wherefrom.audit.gate import Gate
+    from wherefrom.cli.batch import collect, write_tables
+    from wherefrom.cli.failures import one_line_warnings
+    from wherefrom.cli.gate import GATE_STATUS, tell_gate
+    from wherefrom.cli.render import answer_table, emit_json, terminal
+
+    with one_line_warnings():
+        answer = told(index, index.query(**question, **asked.options), asked.wanted)
+    gate = Gate.parse(asked.fail_if, index.manifest.metadata, answer.sign).judge(answer)
+    entry = Entry.of(answer, "1", fail_if=asked.fail_if, gate=gate)
+    if given["as_json"]:
+        emit_json(entry.judged())
+    elif given["jsonl"] != Path("-"):
+        answer_table(answer, terminal(given["width"]))
+    collect([entry], 1, given["jsonl"])
+    write_tables([("", answer)], given["html"], given["csv"], given["parquet"])
+    if tell_gate([entry], named=False):
+        ctx.exit(GATE_STATUS)
+
+
+def _ask_many(
+    ctx: click.Context,
+    index: Index,
+    batch: Sequence[BatchQuery],
+    asked: Asked,
+    given: Mapping[str, Any],
+) -> None:
+    """Ask many questions, each by itself, and write their answers down."""
+    from wherefrom.audit.asking import ask_all
+    from wherefrom.cli.batch import batch_summary, collect, finish_batch, write_tables
+    from wherefrom.cli.failures import one_line_warnings
+    from wherefrom.cli.render import emit_json
+
+    html, csv, parquet = (given[name] for name in ("html", "csv", "parquet"))
+    entries = ask_all(index, batch, asked.options, wanted=asked.wanted, fail_if=asked.fail_if)
+    with one_line_warnings():
+        done = collect(entries, len(batch), given["jsonl"], whole=any((html, csv, parquet)))
+    answers = [(entry.id, entry.answer) for entry in done if entry.answer is not None]
+    write_tables(answers, html, csv, parquet)
+    if given["as_json"]:
+        emit_json(batch_summary(done))
+    finish_batch(ctx, done)
+
+
+def _require_one_question(given: Mapping[str, Any]) -> None:
     """Refuse a question that is asked in two ways, or in none."""
-    if queries is None:
-        if completion is None:
-            raise click.UsageError("give --completion (and --prompt), or --queries")
-        if reduce is not None:
-            raise click.UsageError("--reduce goes with --queries; leave it out")
+    files = [name for name in _FILES if given[name] is not None]
+    if given["reduce"] is not None and files != ["queries"]:
+        raise click.UsageError("--reduce goes with --queries; leave it out")
+    if not files:
+        if given["completion"] is None:
+            raise click.UsageError(
+                "give --completion (and --prompt), or --queries, --batch or --inspect-log"
+            )
         return
-    given = {"--prompt": prompt, "--completion": completion, "--contrast": contrast}
-    for name, value in given.items():
-        if value is not None:
-            raise click.UsageError(f"{name} does not go with --queries; write it into the file")
+    first, *others = files
+    for name in (*others, "prompt", "completion", "contrast"):
+        if given[name] is not None:
+            raise click.UsageError(
+                f"{_option(name)} does not go with {_option(first)}; leave one of them out"
+            )
 
 
-def _require_consistent(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Refuse options that another one leaves without effect, or that exclude each other."""
-    if options["refine"]:
-        _refuse(ctx, ["damping"], "does not go with --refine; give --refine-damping")
-    else:
-        _refuse(ctx, ["refine_damping", "refine_documents"], "goes with --refine; give its steps")
-    if options["rerank"] == "stored":
-        _refuse(
-            ctx,
-            ["candidates", "rerank_seconds"],
-            "goes with recomputing; leave --rerank stored out",
-        )
-    if options["normalise"] != "none" and options["backend"] != "scan":
-        _refuse(ctx, ["backend"], "ranks by scores and so does not go with --normalise")
+def _require_outputs(given: Mapping[str, Any], many: bool) -> None:
+    """Refuse outputs that would mix, and many answers without a place to go."""
+    jsonl = given["jsonl"]
+    if many and jsonl is None:
+        raise click.UsageError("--batch and --inspect-log go with --jsonl; - is standard output")
+    if many and given["width"] is not None:
+        raise click.UsageError("--width is of tables, which one question has only; leave it out")
+    if jsonl == Path("-") and given["as_json"]:
+        raise click.UsageError("--json and --jsonl - both write to standard output; give one")
+    if jsonl is None and given["overwrite"]:
+        raise click.UsageError("--overwrite goes with --jsonl; leave it out")
 
 
-def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
-    """Refuse options that were given."""
-    for parameter in ctx.command.params:
-        if parameter.name not in names:
-            continue
-        if ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{parameter.opts[0]} {why}")
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from wherefrom.audit.asking import BatchQuery
-from wherefrom.errors import QueryError
+from wherefrom.audit.canonical import read_strictly
+from wherefrom.errors import IntegrityError, QueryError
 from wherefrom.records import Query
 
 __all__ = ["read_batch", "read_queries"]
@@ -86,9 +87,9 @@ def _lines(text: str, name: str) -> Iterator[tuple[str, str]]:
 
 def _row(line: str, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise QueryError(f"{place} is not JSON; give one object a line") from error
+        row = read_strictly(line, place)
+    except IntegrityError as error:
+        raise QueryError(f"{error}; give one object a line") from error
     if not isinstance(row, dict):
         raise QueryError(f"{place} is no JSON object; give prompt, completion and contrast")
     try:
@@ -96,10 +97,6 @@ def _row(line: str, place: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise QueryError(f"{place} holds half a character; give whole ones") from error
     return row
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _known(row: dict[str, Any], place: str) -> dict[str, Any]:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from wherefrom.cli import values
 from wherefrom.cli.accelerate import KINDS
+from wherefrom.errors import FilterError
+
+if TYPE_CHECKING:
+    from wherefrom.audit.entries import Wanted
+    from wherefrom.store import Manifest
 
 __all__ = [
     "BACKENDS",
+    "Asked",
     "answer_options",
+    "batch_options",
     "gate_options",
     "model_options",
     "refuse",
+    "require_batch",
     "require_consistent",
     "wanted_options",
 ]
 
 BACKENDS = ("scan", *KINDS)
 
+_ANSWER = (
+    "k",
+    "sign",
+    "normalise",
+    "rerank",
+    "rerank_seconds",
+    "candidates",
+    "damping",
+    "refine",
+    "refine_damping",
+    "refine_documents",
+    "backend",
+)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -36,6 +59,28 @@ def _in_order(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
     return decorate
 
+
+batch_options = _in_order(
+    click.option(
+        "--batch",
+        type=click.Path(allow_dash=True, path_type=Path),
+        metavar="FILE",
+        help="Ask many questions, each by itself: JSON lines with completion and, as needed, "
+        "prompt, contrast, an id and further fields, which are carried through; - is standard "
+        "input.",
+    ),
+    click.option(
+        "--inspect-log",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The same for the outputs in a log of Inspect (.eval or .json).",
+    ),
+    click.option(
+        "--incorrect", is_flag=True, help="Of such a log, wrong and missing answers only."
+    ),
+    click.option("--scorer", metavar="NAME", help="By which scorer, where the log has several."),
+)
+"""Many questions."""
 
 answer_options = _in_order(
     click.option(
@@ -186,23 +231,77 @@ model_options = _in_order(
 """The model to ask."""
 
 
-def require_consistent(ctx: click.Context, options: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options come to.
+
+    Attributes:
+        options: Arguments of :meth:`wherefrom.Index.query` but for the question.
+        wanted: What else to tell of answers.
+        fail_if: Conditions of the gate.
+    """
+
+    options: dict[str, Any]
+    wanted: Wanted
+    fail_if: tuple[str, ...]
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any], index: Path, manifest: Manifest) -> Asked:
+        """Check options against an index, before its model is loaded.
+
+        Raises:
+            FilterError: A filter, a condition or a column does not fit the index.
+            QueryError: The backend was not made.
+        """
+        from wherefrom.audit.entries import Wanted
+        from wherefrom.audit.gate import Gate
+        from wherefrom.store import find_accelerator, parse_wheres
+
+        options = {name: given[name] for name in _ANSWER}
+        options["where"] = parse_wheres(given["clauses"], manifest.metadata)
+        if options["backend"] != "scan":
+            find_accelerator(options["backend"], manifest.accelerators, index)
+        for column in given["group_by"]:
+            if column not in manifest.metadata:
+                raise FilterError(
+                    f"no metadata column {column!r} to group by; the index has "
+                    f"{', '.join(manifest.metadata) or 'none'}"
+                )
+        Gate.parse(given["fail_if"], manifest.metadata, options["sign"])
+        wanted = Wanted(given["explain"], given["similarity"], given["group_by"])
+        return cls(options, wanted, given["fail_if"])
+
+
+def require_batch(ctx: click.Context) -> None:
+    """Refuse choices among the samples of a log that is not given.
+
+    Raises:
+        UsageError: There are such.
+    """
+    if ctx.params["inspect_log"] is None:
+        refuse(ctx, ["incorrect", "scorer"], "goes with --inspect-log; leave it out")
+    elif not ctx.params["incorrect"]:
+        refuse(ctx, ["scorer"], "goes with --incorrect; leave it out")
+
+
+def require_consistent(ctx: click.Context) -> None:
     """Refuse options that another one leaves without effect, or that exclude each other.
 
     Raises:
         UsageError: There are such.
     """
-    if options["refine"]:
+    given = ctx.params
+    if given["refine"]:
         refuse(ctx, ["damping"], "does not go with --refine; give --refine-damping")
     else:
         refuse(ctx, ["refine_damping", "refine_documents"], "goes with --refine; give its steps")
-    if options["rerank"] == "stored":
+    if given["rerank"] == "stored":
         refuse(
             ctx,
             ["candidates", "rerank_seconds"],
             "goes with recomputing; leave --rerank stored out",
         )
-    if options["normalise"] != "none" and options["backend"] != "scan":
+    if given["normalise"] != "none" and given["backend"] != "scan":
         refuse(ctx, ["backend"], "ranks by scores and so does not go with --normalise")
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wherefrom.cli.groups import group_table
-from wherefrom.cli.heat_map import heat_map
+from wherefrom.cli.heat_map import heat_table
 from wherefrom.cli.highlight import LOWERS, RAISES, legend, plain
 from wherefrom.cli.hits import print_hits, print_similar
 from wherefrom.cli.question import fact_grid, question_facts
@@ -121,9 +121,11 @@ def answer_table(answer: Answer, console: Console, most: int | None = None) -> N
         group_table(grouping, console)
     console.print()
     console.print(Text(certificate_in_words(answer)))
-    for words in (slope_in_words(answer), background_in_words(answer)):
-        if words is not None:
-            console.print(Text(words))
+    slope, verdict = slope_in_words(answer), background_in_words(answer)
+    if slope is not None:
+        console.print(Text(slope))
+    if verdict is not None:
+        console.print(Text(verdict, style="bold" if _within_chance(answer) else ""))
     for line in _legend(answer, console):
         console.print(line)
 
@@ -150,6 +152,12 @@ def _facts(answer: Answer) -> list[tuple[str, Text]]:
     return facts
 
 
+def _within_chance(answer: Answer) -> bool:
+    """Whether a list does not stand out from what random documents bring about."""
+    found = answer.certificate.background
+    return found is not None and False in (found.proponents, found.opponents)
+
+
 def _shares_of(answer: Answer, hits: Sequence[Hit]) -> list[HitShares]:
     if answer.explanation is None:
         return []
@@ -171,7 +179,7 @@ def _print_layers(answer: Answer, name: str, hits: Sequence[Hit], console: Conso
         return
     summed = "the score" if len(shares) == 1 else f"the {len(shares)} scores, summed"
     _title(f"{name} by layer: module and block, in per cent of {summed}", console)
-    console.print(heat_map(answer.explanation, shares, console))
+    console.print(heat_table(answer.explanation, shares, console))
 
 
 def _legend(answer: Answer, console: Console) -> list[Text]:

@@ -81,7 +81,7 @@ def _strongest(named: Sequence[tuple[str, float]], score: float) -> str:
 
 def _placed(layer: LayerName) -> str:
     """A layer without what the names of all begin with."""
-    block = "" if layer.depth is None else f"{layer.depth} "
+    block = "" if layer.depth is None else f"{layer.depth}:"
     return printable(block + layer.module)
 
 

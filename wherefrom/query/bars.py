@@ -51,8 +51,8 @@ def bars(grouping: Grouping) -> Bars:
     """Lay out the bars of a grouping."""
     groups = grouping.groups
     shown = groups if len(groups) <= _MOST else (*groups[: _MOST // 2], *groups[-_MOST // 2 :])
-    ends = [end for group in shown for end in (group.total, group.low, group.high)]
-    least, most = min(0.0, *ends), max(0.0, *ends)
+    ends = [0.0, *(end for group in shown for end in (group.total, group.low, group.high))]
+    least, most = min(ends), max(ends)
 
     def place(value: float) -> float:
         return 100.0 * (value - least) / (most - least) if most > least else 0.0

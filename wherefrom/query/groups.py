@@ -21,8 +21,8 @@ MOST_GROUPS = 1000
 
 _ROWS_PER_READ = 1 << 16
 _DRAWN_ONE_BY_ONE = 4096
-_EXTREMES = 256
-_CELLS = 256
+_EXTREMES = 128
+_CELLS = 64
 _ENTRIES_AT_ONCE = 1 << 20
 
 
@@ -71,15 +71,15 @@ def grouping(
     of a group's documents happen to be there: they are the percentiles of totals of as many
     documents drawn from the group with replacement (Efron and Tibshirani 1993, chapter 13). They
     know nothing of errors of the scores, and are too narrow for small groups and heavy tails: in
-    simulations, intervals of 95 % held the true total in 91 % of groups of ten documents with
-    normal scores (95 % of 100), and in 69 % of groups of ten with log-normal scores of shape 1.5
-    (83 % of 100). A group of one document says nothing of its spread: both ends are its total, and
-    ``documents == 1`` is how to know it.
+    simulations, intervals of 95 % held the true total in 47 % of groups of two documents with
+    normal scores, in 91 % of groups of ten and 94 % of groups of a hundred; with log-normal scores
+    (shape 1.5), in 66 % of groups of ten and 87 % of groups of a hundred. A group of one document
+    says nothing of its spread: both ends are its total, and ``documents == 1`` tells it.
 
     Nothing depends on the order of the documents. Groups of more than 4,096 documents are drawn
-    from as cells of neighbouring scores, about a thousand, the finer the nearer to either end: the
-    255 lowest and highest scores stand by themselves. That keeps over 99.99 % of a group's standard
-    deviation.
+    from as some four hundred cells of neighbouring scores, the finer the nearer to either end; the
+    127 lowest and highest stand by themselves. For a million normal or log-normal scores that keeps
+    99.95 % of the standard deviation.
 
     Args:
         values: Of the column, one a document; ``None`` where it is missing, a group of its own.

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -50,14 +51,7 @@ def write_report(
 
 
 def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
-    environment = Environment(
-        loader=PackageLoader("wherefrom.query"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
+    environment = _environment()
     style = environment.get_template("report.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     answers = [answer for _, answer in sections]
@@ -81,6 +75,19 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
         excerpt=excerpt,
         version=__version__,
         wording=wording,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once."""
+    return Environment(
+        loader=PackageLoader("wherefrom.query"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
 
 

@@ -100,6 +100,7 @@ def make_app(service: Service, access: Access, *, mcp: bool = False) -> Guard:
         docs_url=None,  # Their pages load scripts from elsewhere.
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
     _add_asking(app, service)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -27,6 +28,8 @@ def serve(
     log_requests: bool,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; the request being worked for is answered then.
+
+    A second Ctrl-C does not wait for that.
 
     Args:
         app: Of the service.
@@ -95,7 +98,9 @@ class _Server(uvicorn.Server):
         self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
+        # uvicorn would raise the signal again in the end; here the end that it asks for is good.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._end)
 

@@ -58,6 +58,7 @@ async function request(path, body, signal) {
     const response = await reading(fetch(path, options(token, body, signal)));
     if (response.ok) return response;
     if (response.status !== 401) throw await refusal(response);
+    await response.body?.cancel();
     const given = await askForToken(token !== null);
     if (given === null) throw new ServiceError(401, "this service wants a token");
     sessionStorage.setItem(TOKEN, given);

@@ -55,7 +55,7 @@ export function sums(grouping) {
       el("th", { scope: "row" }, el("bdi", {}, line(valueInWords(group.value)))),
       el("td", { class: "chart" }, chart),
       el("td", { class: "number" }, signed(group.total)),
-      el("td", { class: "number faint" }, `${signed(group.low)} to ${signed(group.high)}`),
+      el("td", { class: "number faint" }, group.documents === 1 ? "–" : `${signed(group.low)} to ${signed(group.high)}`),
       el("td", { class: "number faint" }, counted(group.documents)),
     );
   });
@@ -64,7 +64,7 @@ export function sums(grouping) {
   const note =
     `Sums of ${tier} scores; ${Math.round(100 * confidence)} % intervals by ${counted(draws)} ` +
     "bootstrap draws of the documents of each group.";
-  const table = el("table", { class: "sums" }, el("thead", {}, head), el("tbody", {}, rows));
+  const table = el("table", { class: "sum-table" }, el("thead", {}, head), el("tbody", {}, rows));
   return [el("p", { class: "note" }, note), el("div", { class: "scroll" }, table)];
 }
 

@@ -122,10 +122,9 @@ async function follow() {
 /** Goes to a question: the browser's back button leads back. */
 function go(question) {
   const fragment = toFragment(question);
-  if (location.hash === fragment) {
-    told.delete(fragment);
-    follow();
-  } else location.hash = fragment;
+  if (location.hash === fragment) told.delete(fragment);
+  else history.pushState(null, "", fragment);
+  follow();
   if (matchMedia("(max-width: 60rem)").matches) byId("answer").scrollIntoView();
   byId("answer").focus({ preventScroll: true });
 }

@@ -44,6 +44,8 @@ export class Reader {
     this.text = this.part("text");
     this.part("close").addEventListener("click", () => dialog.close());
     this.part("trace").addEventListener("click", () => this.trace());
+    // A press on the button would else clear what is marked.
+    this.part("trace").addEventListener("mousedown", (event) => event.preventDefault());
     this.text.addEventListener("keydown", (event) => this.onKey(event));
     document.addEventListener("selectionchange", () => this.showSpan());
     dialog.addEventListener("close", () => {

@@ -3,6 +3,9 @@
 import { append, el, line } from "./dom.js";
 import { BANDS, sentence } from "./words.js";
 
+const FOUND_BY_CHANCE =
+  "A question picked at random finds documents as near too often for such a list to mean much.";
+
 /** Background, certificate and what was measured; `coming`: what is said of scores on the way. */
 export function verdicts(answer, words, coming) {
   const { certificate } = answer;
@@ -36,7 +39,7 @@ function backgroundBox(background, words) {
     { class: lost.length ? "verdict warning" : "verdict good", "aria-label": "Against background" },
     el("h2", {}, el("span", { class: "sign", "aria-hidden": "true" }, lost.length ? "!" : "✓"), title),
     el("p", {}, words),
-    lost.length ? el("p", {}, "Documents that were picked at random would look much the same.") : null,
+    lost.length ? el("p", {}, FOUND_BY_CHANCE) : null,
   );
 }
 

@@ -25,6 +25,8 @@ LAYERS = tuple(
     for depth in range(2)
     for module in ("up_proj", "down_proj")
 )
+READY = """document.querySelector("#index-facts").textContent !== ""
+|| document.querySelector("dialog[open]") !== null"""
 Told = tuple[str, Any]
 
 
@@ -89,7 +91,7 @@ def visit(browser: Browser, home: str, **options: Any) -> Iterator[Visit]:
     page.on("dialog", lambda dialog: (visited.faults.append(dialog.message), dialog.dismiss()))
     page.on("console", lambda told: complain(visited, told.type, told.text))
     page.goto(home)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function(READY)
     try:
         yield visited
     finally:

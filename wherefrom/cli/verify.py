@@ -1,0 +1,145 @@
+"""``wherefrom verify``: whether a bundle of evidence is what it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wherefrom.cli.query_options import model_options, refuse
+from wherefrom.errors import NotAnIndexError
+
+if TYPE_CHECKING:
+    from wherefrom.audit.recomputation import Recomputation
+    from wherefrom.audit.verification import Bundle, Problem
+
+__all__ = ["VERIFY_SCHEMA", "verify"]
+
+VERIFY_SCHEMA = "wherefrom-verify/1"
+
+
+@click.command(short_help="Check a bundle of evidence, by its digests and by asking again.")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The index that was asked: compare its manifest, ask all questions again, and compare the "
+    "answers to the last bit.",
+)
+@click.option(
+    "--digests-only", is_flag=True, help="Compare the index's manifest, but ask nothing again."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0.0, max=1.0),
+    metavar="NUMBER",
+    help="Let scores differ by so much of an answer's largest one, as 1e-6, for another machine "
+    "rounds otherwise.",
+)
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
+    """Check the bundle at PATH, a directory or a zip file that wherefrom bundle wrote.
+
+    Everything that does not fit is named, a line each on stderr; the exit status is then 1. A
+    signature on its statement is checked with the tool that made it.
+    """
+    if given["index"] is None:
+        names = ["digests_only", "tolerance", "model", "base_model", "device"]
+        refuse(ctx, names, "goes with --index; name the index that was asked")
+    if given["digests_only"]:
+        names = ["tolerance", "model", "base_model", "device"]
+        refuse(ctx, names, "is for asking again; leave --digests-only out")
+    from wherefrom.audit.verification import Problem, read_bundle
+    from wherefrom.cli.render import emit_json
+    from wherefrom.store import Manifest
+
+    if (path / "documents.lance").is_dir():
+        raise NotAnIndexError(f"{path} is an index; give a bundle that wherefrom bundle wrote")
+    bundle = read_bundle(path)
+    problems = list(bundle.problems)
+    again = None
+    if given["index"] is not None:
+        manifest = Manifest.read(given["index"])
+        if bundle.manifest is not None and manifest.digest != bundle.manifest.digest:
+            detail = "is not the index that was asked: its manifest is another one"
+            problems.append(Problem("index", str(given["index"]), detail))
+        elif not problems and not given["digests_only"]:
+            again = _ask_again(bundle, given)
+            problems += again.problems
+    if given["as_json"]:
+        emit_json(_summary(bundle, problems, again))
+    else:
+        asked = given["index"] is not None and not given["digests_only"]
+        _tell(bundle, problems, again, asked=asked)
+    if problems:
+        ctx.exit(1)
+
+
+def _ask_again(bundle: Bundle, given: dict[str, Any]) -> Recomputation:
+    from wherefrom.api import open as open_index
+    from wherefrom.audit.recomputation import recompute
+    from wherefrom.cli.failures import one_line_warnings
+    from wherefrom.cli.progress import progress_bars
+
+    models = {name: given[name] for name in ("model", "base_model", "device")}
+    index = open_index(given["index"], **models)
+    with one_line_warnings(), progress_bars() as progress:
+        return recompute(index, bundle.entries, tolerance=given["tolerance"], progress=progress)
+
+
+def _summary(
+    bundle: Bundle, problems: list[Problem], again: Recomputation | None
+) -> dict[str, Any]:
+    """What was found, as plain values."""
+    asked_again = None
+    if again is not None:
+        asked_again = {
+            "answers": again.answers,
+            "identical": again.identical,
+            "largest_difference": again.largest_difference,
+        }
+    return {
+        "schema": VERIFY_SCHEMA,
+        "path": str(bundle.path),
+        "ok": not problems,
+        "problems": [asdict(problem) for problem in problems],
+        "questions": len(bundle.entries),
+        "manifest_sha256": None if bundle.manifest is None else bundle.manifest.digest,
+        "signatures": list(bundle.signatures),
+        "report_checked": bundle.report_checked,
+        "asked_again": asked_again,
+    }
+
+
+def _tell(
+    bundle: Bundle, problems: list[Problem], again: Recomputation | None, *, asked: bool
+) -> None:
+    """Say what was found, problems on stderr, and what was not looked for though it was asked."""
+    from wherefrom.query.printable import printable
+
+    for problem in problems:
+        line = printable(f"{problem.where} {problem.detail}")
+        click.echo(f"wherefrom: verify: {problem.kind}: {line}", err=True)
+    for name in bundle.signatures:
+        click.echo(f"{name} is there; check it with the tool that made it.", err=True)
+    if problems:
+        count = "1 thing does" if len(problems) == 1 else f"{len(problems):,} things do"
+        rest = "; nothing was asked again" if asked and again is None else ""
+        click.echo(f"{printable(str(bundle.path))} is not what it says: {count} not fit{rest}.")
+        return
+    questions = f"{len(bundle.entries):,} questions"
+    if again is None:
+        told = f"files and statement fit together, {questions}; none was asked again"
+    elif again.identical == again.answers:
+        told = f"{questions} asked again, all with the same answers to the last bit"
+    else:
+        told = (
+            f"{questions} asked again, {again.identical:,} with the same answers to the last bit, "
+            f"the others' scores within {again.largest_difference:.2g} of the largest"
+        )
+    click.echo(f"{printable(str(bundle.path))}: {told}.")
