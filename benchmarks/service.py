@@ -45,11 +45,18 @@ class Load:
         seconds: Of every answer, from a client's question to the last byte.
         answers: Different hits-and-scores that were told: one, if all is well.
         statuses: How many responses had each status.
+        elapsed: Seconds from the first question to the last answer.
     """
 
     seconds: tuple[float, ...]
     answers: frozenset[str]
     statuses: dict[int, int]
+    elapsed: float
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return len(self.seconds) / self.elapsed
 
     def percentile(self, share: float) -> float:
         """Seconds that this share of the answers took at most, in per cent."""
@@ -72,7 +79,8 @@ async def _load(url: str, asked: dict[str, Any], clients: int, seconds: float) -
     took: list[float] = []
     answers: set[str] = set()
     statuses: dict[int, int] = {}
-    end = time.perf_counter() + seconds
+    begun = time.perf_counter()
+    end = begun + seconds
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(
         base_url=url, timeout=300.0, limits=limits, trust_env=False
@@ -88,7 +96,7 @@ async def _load(url: str, asked: dict[str, Any], clients: int, seconds: float) -
                     answers.add(json.dumps(_hits(response.json())))
 
         await asyncio.gather(*(ask() for _ in range(clients)))
-    return Load(tuple(took), frozenset(answers), statuses)
+    return Load(tuple(took), frozenset(answers), statuses, time.perf_counter() - begun)
 
 
 def measure(
@@ -124,7 +132,7 @@ def measure(
                     Figure(f"{rerank}: one client, median", "s", (alone.percentile(50),)),
                     Figure(f"{rerank}: {clients} clients, p50", "s", (found.percentile(50),)),
                     Figure(f"{rerank}: {clients} clients, p99", "s", (found.percentile(99),)),
-                    Figure(f"{rerank}: answers per second", "1/s", (len(found.seconds) / seconds,)),
+                    Figure(f"{rerank}: answers per second", "1/s", (found.rate,)),
                 ]
                 memory = _metric(url, _MEMORY) / 2**20
                 figures.append(Figure(f"{rerank}: resident memory after", "MiB", (memory,)))

@@ -35,6 +35,7 @@ def served(index: str) -> Iterator[str]:
                 if found:
                     yield found.group()
                     return
+                print(told, end="", file=sys.stderr)
             raise SystemExit(f"wherefrom serve {index} ended without an address")
         finally:
             process.terminate()
@@ -84,6 +85,7 @@ def take(browser: Browser, url: str) -> None:
         page.keyboard.press("ArrowRight")
     for _ in range(3):
         page.keyboard.press("Shift+ArrowRight")
+    expect(reader.locator("[data-part=span]")).to_contain_text("Marked: “obeying the")
     shoot(page, "page-document")
     shoot(asked(browser, url, DESKTOP, "dark"), "page-dark")
     phone = asked(browser, url, PHONE, "light")

@@ -25,8 +25,10 @@ LAYERS = tuple(
     for depth in range(2)
     for module in ("up_proj", "down_proj")
 )
-READY = """document.querySelector("#index-facts").textContent !== ""
-|| document.querySelector("dialog[open]") !== null"""
+READY = "#index-facts:not(:empty), dialog[open]"
+GLIDED = """Promise.allSettled(document.getAnimations()
+.filter((one) => Number.isFinite(one.effect.getComputedTiming().endTime))
+.map((one) => one.finished)).then(() => null)"""
 Told = tuple[str, Any]
 
 
@@ -56,7 +58,7 @@ class Visit:
     def settle(self) -> None:
         """Waits until no answer streams in."""
         self.page.wait_for_selector("#answer[aria-busy=false]", timeout=60_000)
-        self.page.wait_for_function("document.getAnimations().length === 0")
+        self.page.evaluate(GLIDED)
 
     def posted(self, path: str) -> list[Any]:
         """What was posted to a path."""
@@ -91,7 +93,7 @@ def visit(browser: Browser, home: str, **options: Any) -> Iterator[Visit]:
     page.on("dialog", lambda dialog: (visited.faults.append(dialog.message), dialog.dismiss()))
     page.on("console", lambda told: complain(visited, told.type, told.text))
     page.goto(home)
-    page.wait_for_function(READY)
+    page.wait_for_selector(READY)
     try:
         yield visited
     finally:

@@ -60,7 +60,7 @@ def type_in_words(schema: Schema, link: Link) -> str:
             type_in_words(one, link) for one in schema.get("prefixItems", ())
         )
     bounds = [
-        text.format(schema[key])
+        text.format(int(schema[key]))
         for key, text in _BOUNDS.items()
         if key in schema and abs(schema[key]) < _LARGEST_SHOWN
     ]

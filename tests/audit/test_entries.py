@@ -81,7 +81,8 @@ def test_an_entry_says_what_came_of_its_question() -> None:
     }
     assert {key: fields[key] for key in answer().to_dict()} == answer().to_dict()
     assert "gate" not in Entry.of(answer(), "a").to_dict()
-    assert FAILED.to_dict()["error"] == "QueryError"
+    failed = FAILED.to_dict()
+    assert (failed["schema"], failed["error"]) == ("wherefrom-failure/1", "QueryError")
 
 
 def test_tensors_make_no_entries() -> None:
@@ -115,6 +116,7 @@ def changed(**fields: Any) -> bytes:
         (changed(tags=[]), "tags: "),
         (changed(gate=[{"condition": "x", "verdict": "passed"}]), "gate.0.verdict: "),
         (canonical_json({**FAILED.to_dict(), "answer": 1}) + b"\n", "more or less than a question"),
+        (canonical_json({**FAILED.to_dict(), "schema": "x"}) + b"\n", "more or less than a"),
         (canonical_json({**FAILED.to_dict(), "detail": None}) + b"\n", "detail: "),
         (line(entry()).replace(b'"seconds":0.0', b'"seconds":NaN'), "NaN is no number"),
         (b"[" * 100_000 + b"\n", "line 1 is not JSON"),

@@ -270,7 +270,7 @@ def test_any_bit_counts(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     for file in sorted(bundle.iterdir()):
         data = file.read_bytes()
-        for _ in range(12):
+        for _ in range(6):
             changed = bytearray(data)
             changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             file.write_bytes(changed)
@@ -287,7 +287,7 @@ def test_any_bit_of_a_zip_file(
     monkeypatch.setattr(verification, "render_report", lambda entries: b"")
     data = path.read_bytes()
     rng = random.Random(0)
-    for place in (*rng.sample(range(len(data)), 40), *range(len(data) - 240, len(data), 4)):
+    for place in (*rng.sample(range(len(data)), 20), *range(len(data) - 240, len(data), 8)):
         changed = bytearray(data)
         changed[place] ^= 1 << rng.randrange(8)
         path.write_bytes(changed)
@@ -354,14 +354,15 @@ def test_broken_zip_files(bundle: Path, tmp_path: Path) -> None:
 def test_huge_files_are_not_read(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(contents, "LARGEST", 1 << 20)
     with (bundle / "answers.jsonl").open("r+b") as file:
-        file.truncate(contents.LARGEST)  # A hole, which takes no room on the disk.
-    with pytest.raises(IntegrityError, match="holds more than 1,024 MiB"):
+        file.truncate(1 << 20)
+    with pytest.raises(IntegrityError, match="holds more than 1 MiB"):
         read_bundle(bundle)
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("answers.jsonl", bytes(1 << 21))
-    monkeypatch.setattr(contents, "LARGEST", 1 << 20)
+    assert bomb.stat().st_size < 1 << 12
     with pytest.raises(IntegrityError, match="holds more than 1 MiB"):
         read_bundle(bomb)
 

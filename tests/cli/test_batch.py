@@ -401,3 +401,47 @@ def test_wrong_usage_of_bundles(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+def test_questions_from_a_log_of_inspect(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.log import (
+        EvalConfig,
+        EvalDataset,
+        EvalLog,
+        EvalSample,
+        EvalSpec,
+        write_eval_log,
+    )
+    from inspect_ai.model import ModelOutput
+    from inspect_ai.scorer import Score
+
+    said = {" shall be preserved": "C", " will end": "I"}
+    samples = [
+        EvalSample(
+            id=number,
+            epoch=1,
+            input="the union of states",
+            target="x",
+            output=ModelOutput.from_content("mockllm/model", completion),
+            scores={"includes": Score(value=value)},
+        )
+        for number, (completion, value) in enumerate(said.items(), start=1)
+    ]
+    spec = EvalSpec(
+        created="2026-01-01T00:00:00+00:00",
+        task="unions",
+        dataset=EvalDataset(),
+        model="mockllm/model",
+        config=EvalConfig(),
+    )
+    write_eval_log(EvalLog(eval=spec, samples=samples), str(tmp_path / "log.eval"))
+    log = ["--inspect-log", tmp_path / "log.eval", "--jsonl", "-"]
+    result = ask(home, *log)
+    assert result.exit_code == 0, result.output
+    right, wrong = lines(result.stdout)
+    assert right["query"]["completion"] == " shall be preserved"
+    assert right["tags"]["inspect"]["task"] == "unions"
+    assert right["proponents"]
+    (only,) = lines(ask(home, *log, "--incorrect", "--scorer", "includes").stdout)
+    assert (only["id"], only["query"]) == (wrong["id"], wrong["query"])

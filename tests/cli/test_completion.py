@@ -74,6 +74,11 @@ def test_columns_of_the_index(index: str) -> None:
     assert [item.help for item in found] == ["int64"]
 
 
+def test_filters_and_groups_of_a_query_start_with_columns(index: str) -> None:
+    assert completed("query", index, "--where", "pa") == ["party", "parts.of-it"]
+    assert completed("query", index, "--completion", "x", "--group-by", "y") == ["year"]
+
+
 def test_columns_that_a_shell_might_act_on_are_left_to_the_user(index: str) -> None:
     found = completed(index, "--where", "", command=asking)
     assert found

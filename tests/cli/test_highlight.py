@@ -12,6 +12,7 @@ from rich.console import Console
 
 from answers import HOSTILE
 from wherefrom.cli.highlight import legend, marked, plain, words_of
+from wherefrom.cli.shares import part_in_words
 from wherefrom.query.explanation import TokenShare
 from wherefrom.query.printable import printable
 
@@ -177,3 +178,17 @@ def test_signs_where_there_is_no_colour(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert plain(Console(force_terminal=True))
+
+
+def test_marks_stay_on_their_words_where_characters_are_left_out() -> None:
+    text = "\x1b[31mThe\x1b[0m  \n\t Union\u202e shall   be\x07 preserved"
+    assert line(text, {"Union": 1.0, "preserved": -1.0}, run=(text.index("shall"), len(text))) == (
+        "The {+Union+} «shall be [-preserved-]»"
+    )
+
+
+def test_parts_are_of_the_size_of_the_score() -> None:
+    assert part_in_words(-0.5, -2.0) == "-25%"
+    assert part_in_words(0.5, -2.0) == "+25%"
+    assert part_in_words(30.0, 2.0) == "+2e+03%"
+    assert part_in_words(0.25, 0.0) == "+0.250"

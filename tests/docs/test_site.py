@@ -25,6 +25,8 @@ from wherefrom.cli.main import commands
 pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
 pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs`")
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine builds the site in minutes
+
 LOADED = {
     "audio": "src",
     "embed": "src",

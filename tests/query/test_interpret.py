@@ -101,6 +101,8 @@ def test_an_annotated_answer_holds_all_three(index: wf.Index) -> None:
     told = json.loads(answer.to_json())
     assert told["explanation"]["hits"][0]["doc_id"] == plain.hits[0].doc_id
     assert told["groups"][0]["column"] == "party"
+    cut = index.annotate(plain, explain=False, similarity=False, group_by={"year": 3})
+    assert cut.groups == (index.groups(plain, "year", bins=3),)
     bare = index.annotate(plain, explain=False, similarity=False)
     assert bare == plain
     assert json.loads(bare.to_json())["explanation"] is None

@@ -36,6 +36,7 @@ def test_a_document_is_found_by_its_id(index: wf.Index) -> None:
         assert (found.doc_id, found.text) == (document.doc_id, document.text)
         assert found.metadata == document.metadata
         assert found.tokens > 0
+        assert index.doc_ids()[found.position] == document.doc_id
     one, same = index.document(DOCUMENTS[1].doc_id), index.document(DOCUMENTS[6].doc_id)
     assert one.text == same.text
     assert one.content_hash == same.content_hash

@@ -20,8 +20,11 @@ import wherefrom as wf
 from answers import annotated, answer, every_answer
 from small_models import mlp
 from tiny_lm import save_tiny_lm, text_documents
+from wherefrom.audit.entries import Entry
+from wherefrom.audit.gate import Finding
 from wherefrom.cli.schema import schema as schema_command
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
+from wherefrom.query.json_text import json_text
 from wherefrom.query.schema import answer_schema, generated_schema
 
 SCHEMA = json.loads(answer_schema())
@@ -51,7 +54,8 @@ def test_schema_is_a_schema_and_tells_its_version() -> None:
 
 def test_every_field_is_described_and_none_is_optional_or_extra() -> None:
     for name, record in {"Answer": SCHEMA, **SCHEMA["$defs"]}.items():
-        assert record["required"] == list(record["properties"]), name
+        optional = ["id", "tags", "fail_if", "gate"] if name == "Answer" else []
+        assert record["required"] + optional == list(record["properties"]), name
         assert record["additionalProperties"] is False, name
         for field, told in record["properties"].items():
             described = told["description"]
@@ -110,6 +114,8 @@ MUTATIONS = {
     "a certainty above 1": put(1.5, "groups", 0, "confidence"),
     "a group without interval": remove("groups", 1, "groups", 0, "low"),
     "groups that are none": put(None, "groups"),
+    "an id that is none": put(1, "id"),
+    "a gate without its verdict": put([{"condition": "score > 1"}], "gate"),
 }
 
 
@@ -122,11 +128,21 @@ def test_changed_answers_do_not(name: str) -> None:
     assert faults(json.loads(json.dumps(changed))) != []
 
 
+def test_answers_of_files_and_gates_keep_to_the_schema() -> None:
+    findings = (
+        Finding("score > 1", "fired", "proponent", "speech 1", 1),
+        Finding("answer.certified == false", "undecidable"),
+    )
+    entry = Entry.of(answer(), "q1", fail_if=("score > 1",), gate=findings, tags={"run": [1]})
+    assert faults(json.loads(json_text(entry.to_dict()))) == []
+    assert faults(json.loads(json_text(entry.judged()))) == []
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> wf.Index:
     folder = tmp_path_factory.mktemp("schema")
     return wf.build(
-        str(save_tiny_lm(folder / "model")), text_documents(), folder / "index", max_tokens=32
+        str(save_tiny_lm(folder / "model")), text_documents(), folder / "index", context=32
     )
 
 
@@ -153,7 +169,7 @@ def test_real_annotated_answers_keep_to_the_schema(index: wf.Index) -> None:
 
 def test_answers_of_tensors_keep_to_the_schema(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    inputs, targets = torch.randn(12, 5), torch.randint(0, 3, (12,))
+    inputs, targets = torch.randn(12, 5).double(), torch.randint(0, 3, (12,))
     index = wf.build(mlp(), (inputs, targets), tmp_path / "index", objective=wf.Classification())
     one = index.query(inputs=inputs[0], target=targets[0], k=3)
     assert faults(json.loads(one.to_json())) == []

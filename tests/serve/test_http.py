@@ -38,7 +38,7 @@ def events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
     ("asked", "options"),
     [
         ({}, {}),
-        ({"k": 3, "where": {"year": ["<", 1900]}}, {"k": 3, "where": {"year": ("<", 1900)}}),
+        ({"k": 3.0, "where": {"year": ["<", 1900]}}, {"k": 3, "where": {"year": ("<", 1900)}}),
         (
             {"where": {"party": [["!=", None], ["in", ["Whig", "d'Or"]]], "year": 1800}},
             {"where": {"party": [("!=", None), ("in", ["Whig", "d'Or"])], "year": 1800}},

@@ -354,7 +354,7 @@ ESCAPING = (
 def hostile_results() -> dict[str, types.CallToolResult]:
     """What each tool returns where all that comes from documents means harm."""
     document = StoredDocument(
-        "id " + ESCAPING, ESCAPING + HOSTILE, {HOSTILE: ESCAPING}, ESCAPING, 0, 3, "ab" * 32
+        "id " + ESCAPING, 0, ESCAPING + HOSTILE, {HOSTILE: ESCAPING}, ESCAPING, 0, 3, "ab" * 32
     )
     share = TokenShare(ESCAPING, 0, 5, 0.25)
     explained = HitShares(
@@ -505,13 +505,8 @@ def test_a_request_that_is_cancelled_is_given_up(mode: str) -> None:
     talk(slow, speak, mode)
 
 
-def test_a_full_queue_is_told() -> None:
-    line = refusal(
-        call(
-            Stub(QueryError("3 requests wait; ask again in 2 s")),
-            "explain_hit",
-            **ASKED,
-            doc_id="a",
-        )
-    )
+def test_refusals_of_the_service_are_told_on_one_line() -> None:
+    busy = Stub(QueryError("3 requests wait;\n\x1b[1mask again in 2 s"))
+    line = refusal(call(busy, "explain_hit", **ASKED, doc_id="a"))
     assert line == "explain_hit: 3 requests wait; ask again in 2 s"
+    assert refusal(call(Stub(QueryError("word " * 500)), "trace_output", **ASKED)).endswith("…")

@@ -236,6 +236,7 @@ def test_a_span_marked_with_the_mouse_is_traced_and_back_leads_back(home: Visit)
         ("one two three", (5, 6), 99, ("one", " two")),
         ("one two three", (3, 9), 99, ("one", " two three")),
         ("one two three", (0, 2), 99, ("", "one")),
+        ("one, two three", (3, 8), 99, ("one,", " two")),
         ("one two three", (8, 13), 5, ("two", " three")),
         ("one\ntwo", (4, 7), 99, ("one\n", "two")),
         ("🦅🦅 two", (3, 4), 99, ("🦅🦅", " two")),

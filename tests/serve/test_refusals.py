@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -45,6 +47,8 @@ def locked(index: wf.Index) -> Iterator[Running]:
         ({"k": 0}, "k: "),
         ({"k": 101}, "k: "),
         ({"k": "3"}, "k: "),
+        ({"k": 3.5}, "k: "),
+        ({"k": 1e300}, "k: "),
         ({"k": True}, "k: "),
         ({"completion": ""}, "completion: "),
         ({"completion": None}, "completion: "),
@@ -388,3 +392,39 @@ def test_any_filter_is_answered_or_refused(lasting: httpx.Client, where: dict[st
     if response.status_code != 200:
         status, error, _ = refusal(response)
         assert (status, error) in ((400, "FilterError"), (422, "RequestError"))
+
+
+def test_no_number_that_json_cannot_write_is_sent(
+    client: httpx.Client, index: wf.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = replace(index.query(prompt=PROMPT, completion=COMPLETION), log_likelihood=math.nan)
+    monkeypatch.setattr(Index, "query", lambda *_, **__: answer)
+    for path in ("/v1/query", "/v1/query/stream"):
+        response = client.post(path, json=ASKED)
+        assert response.status_code == 500 or "event: error" in response.text
+        assert "NaN" not in response.text
+
+
+def test_clients_that_only_listen_do_not_hold_up_the_end(index: wf.Index) -> None:
+    pytest.importorskip("mcp")
+    opening = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-03-26",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    headers = {"Accept": "application/json, text/event-stream"}
+    with running(index, mcp=True) as server, server.client(headers=headers) as client:
+        opened = client.post("/mcp", json=opening)
+        assert opened.status_code == 200, opened.text
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        with client.stream("GET", "/mcp", headers=session) as stream:
+            assert stream.status_code == 200
+            started = time.monotonic()
+            server.stop()
+            stream.read()
+    assert time.monotonic() - started < 5

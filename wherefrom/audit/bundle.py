@@ -22,7 +22,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherefrom import __version__
 from wherefrom.audit.canonical import canonical_json, sha256
 from wherefrom.audit.contents import write_directory, write_zip
 from wherefrom.audit.entries import Entry, read_entries
@@ -97,7 +96,9 @@ def write_bundle(
         REPORT_FILE: render_report(plain),
     }
     digests = {name: sha256(data) for name, data in files.items()}
-    statement = make_statement(digests, manifest, make_predicate(plain, command, __version__))
+    statement = make_statement(
+        digests, manifest, make_predicate(plain, command, metadata.version("wherefrom"))
+    )
     # Last, so that a bundle cut short has no statement.
     files[STATEMENT_FILE] = statement.to_bytes()
     (write_zip if path.suffix == ".zip" else write_directory)(path, files)
@@ -153,7 +154,7 @@ def environment(manifest: Manifest, command: Sequence[str], index: Index | None)
         }
     return {
         "schema": ENVIRONMENT_SCHEMA,
-        "wherefrom": __version__,
+        "wherefrom": metadata.version("wherefrom"),
         "command": list(command),
         "versions": {name: _version(name) for name in ("python", *manifest.versions)},
         "system": platform.system(),
@@ -166,8 +167,6 @@ def _version(name: str) -> str | None:
     """Of a library; ``None`` if it is not installed."""
     if name == "python":
         return platform.python_version()
-    if name == "wherefrom":
-        return __version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

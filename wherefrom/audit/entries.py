@@ -7,8 +7,8 @@ A line is :meth:`Answer.to_dict() <wherefrom.Answer.to_dict>` with more keys::
     fail_if   conditions of the gate that the answer was held against
     gate      what stopped it there
 
-A question that could not be answered is a line as well, with ``id``, ``tags``, ``query``,
-``options``, ``wanted``, ``error`` (the error's class) and ``detail`` (what it says).
+A question that could not be answered is a line of another ``schema``, with ``id``, ``tags``,
+``query``, ``options``, ``wanted``, ``error`` (the error's class) and ``detail`` (what it says).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from wherefrom.query.answer import ANSWER_SCHEMA, Answer
 from wherefrom.query.json_text import as_json
 from wherefrom.records import Query, QuerySet
 
-__all__ = ["Entry", "Failure", "Wanted", "read_answer", "read_entries"]
+__all__ = ["FAILURE_SCHEMA", "Entry", "Failure", "Wanted", "read_answer", "read_entries"]
+
+FAILURE_SCHEMA = "wherefrom-failure/1"
 
 _OWN = ("id", "tags", "fail_if", "gate")
 
@@ -135,7 +137,7 @@ class Entry:
         asked = {"query": self.query, "wanted": self.wanted}
         plain = {name: as_json(asdict(one)) for name, one in asked.items()}
         plain["options"] = as_json(self.options)
-        return {"schema": ANSWER_SCHEMA} | plain | failure | fields
+        return {"schema": FAILURE_SCHEMA} | plain | failure | fields
 
     def to_dict(self) -> dict[str, Any]:
         """One line of the file, as plain values."""

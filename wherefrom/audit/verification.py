@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from wherefrom import __version__
 from wherefrom.audit.bundle import (
     ANSWERS_FILE,
     ENVIRONMENT_FILE,
@@ -130,7 +130,7 @@ def read_bundle(path: Path) -> Bundle:
         _check_subjects(check, statement, manifest)
         if entries is not None:
             _check_predicate(check, statement.predicate, entries)
-            report_checked = statement.predicate.wherefrom == __version__
+            report_checked = statement.predicate.wherefrom == metadata.version("wherefrom")
             if report_checked and REPORT_FILE in check.files:
                 _check_report(check, entries)
     if entries is not None and manifest is not None:

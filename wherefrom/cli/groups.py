@@ -95,11 +95,12 @@ def bar(group: Group, low: float, high: float, cells: int) -> Text:
 
 
 def _row(group: Group) -> list[str]:
+    """Cells of a group; nothing is drawn anew of a single document, which has no interval."""
     return [
         printable(value_in_words(group.value)),
         f"{group.documents:,}",
         signed(group.total),
-        f"{signed(group.low)} to {signed(group.high)}",
+        f"{signed(group.low)} to {signed(group.high)}" if group.documents > 1 else "–",
     ]
 
 
@@ -121,6 +122,6 @@ def _stack(rows: Sequence[Sequence[str]], bars: Sequence[Text], console: Console
         if cell_len(value) > console.width:
             value = set_cell_size(value, console.width - 1) + "…"
         console.print(Text(value))
-        numbers = f"{total} ({interval}), {documents} documents"
-        console.print(Text.assemble(" " * _INDENT, numbers))
+        counted = "1 document" if documents == "1" else f"{documents} documents, {interval}"
+        console.print(Text(f"{' ' * _INDENT}{total} from {counted}"))
         console.print(Text.assemble(" " * _INDENT, drawn), no_wrap=True, crop=True)

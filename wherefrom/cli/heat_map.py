@@ -50,7 +50,9 @@ def heat_table(explanation: Explanation, hits: Sequence[HitShares], console: Con
     summed = [sum(shares) for shares in zip(*(hit.layers for hit in hits), strict=True)]
     shown = heat_map(explanation.layers, summed)
     by_depth = zip(*([cell.share for cell in row] for row in shown.cells), strict=True)
-    blocks = [_Block(name, name, shares) for name, shares in zip(shown.depths, by_depth, strict=True)]
+    blocks = [
+        _Block(name, name, shares) for name, shares in zip(shown.depths, by_depth, strict=True)
+    ]
     inside = [block for block in blocks if block.first]
     outside = [block for block in blocks if not block.first]
     table = _figures(shown, inside, outside)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from wherefrom.cli import values
 from wherefrom.cli.accelerate import KINDS
+from wherefrom.cli.completion import complete_columns
 from wherefrom.errors import FilterError
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ answer_options = _in_order(
         "clauses",
         multiple=True,
         metavar="FILTER",
+        shell_complete=complete_columns,
         help='Search some documents only: "year<1900", "party in Whig,Democratic", "party is '
         'missing". May be repeated; all must hold.',
     ),
@@ -195,6 +197,7 @@ wanted_options = _in_order(
         "--group-by",
         multiple=True,
         metavar="COLUMN",
+        shell_complete=complete_columns,
         help="Also sum the influence of all documents by a metadata column. May be repeated.",
     ),
 )

@@ -70,7 +70,7 @@ __all__ = ["serve"]
 @click.option(
     "--time-limit",
     type=click.IntRange(min=1),
-    default=60,
+    default=120,
     show_default=True,
     metavar="SECONDS",
     help="What a request may take, waiting included.",

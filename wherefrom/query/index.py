@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -269,7 +269,8 @@ class Index(OpenIndex):
             QueryError: The column has too many values, or bins do not apply to it.
             MismatchError: The answer is another index's.
         """
-        return self._interpreter.groups(asked, by, tier, bins, where, tensors)
+        (found,) = self._interpreter.groups(asked, {by: bins}, tier, where, tensors)
+        return found
 
     def annotate(
         self,
@@ -277,7 +278,7 @@ class Index(OpenIndex):
         *,
         explain: bool = True,
         similarity: bool = True,
-        group_by: Sequence[str] = (),
+        group_by: Sequence[str] | Mapping[str, int | None] = (),
         **tensors: Unpack[Asked],
     ) -> Answer:
         """The answer with shares, similarity and groups in it, for reports and exports.
@@ -286,12 +287,17 @@ class Index(OpenIndex):
             answer: Of this index.
             explain: Add :meth:`explain`.
             similarity: Add :meth:`similarity`; left out for tensors.
-            group_by: Add :meth:`groups` of these columns.
+            group_by: Add :meth:`groups` of these columns; a mapping says into how many bins
+                each is cut.
             **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
 
         Raises:
             WherefromError: As those three.
         """
+        columns = group_by if isinstance(group_by, Mapping) else dict.fromkeys(group_by)
+        added = (
+            self._interpreter.groups(answer, columns, "stored", None, tensors) if columns else ()
+        )
         return replace(
             answer,
             explanation=self.explain(answer, **tensors) if explain else answer.explanation,
@@ -300,10 +306,7 @@ class Index(OpenIndex):
                 if similarity and answer.query is not None
                 else answer.similarity
             ),
-            groups=(
-                *answer.groups,
-                *(self.groups(answer, column, **tensors) for column in group_by),
-            ),
+            groups=(*answer.groups, *added),
         )
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,18 +102,25 @@ class Interpreter:
     def groups(
         self,
         asked: Answer | Query | QuerySet,
-        by: str,
+        columns: Mapping[str, int | None],
         tier: Tier,
-        bins: int | None,
         where: Where | None,
         tensors: Asked,
-    ) -> Grouping:
-        """See :meth:`wherefrom.Index.groups`."""
+    ) -> list[Grouping]:
+        """See :meth:`wherefrom.Index.groups`; scores are computed once for all columns.
+
+        Args:
+            asked: An answer, or a question.
+            columns: Into how many bins each is cut.
+            tier: Of the scores.
+            where: Which documents; by default the answer's filter.
+            tensors: What a question about tensors was asked with.
+        """
         if tier not in ("stored", "exact"):
             raise QueryError(f"tier={tier!r} is unknown; give 'stored' or 'exact'")
         question, options = self._asked_again(asked, tensors)
         chosen = self.table.where(options.where if where is None else where)
-        values = column_values(self.table, by, chosen)
+        values = {by: column_values(self.table, by, chosen) for by in columns}
         if tier == "stored":
             scores = self._stored(question, options, chosen)
         else:
@@ -122,7 +129,8 @@ class Interpreter:
             documents = document_batches(self.table, extractor, chosen)
             count = len(self.table)
             scores = exact_products(extractor, solution.raw, documents, count)[0][chosen]
-        return grouping(values, scores * self.manifest.scale, by, tier, bins=bins)
+        nats = scores * self.manifest.scale
+        return [grouping(values[by], nats, by, tier, bins=bins) for by, bins in columns.items()]
 
     def _stored(
         self, question: Question, options: QueryOptions, chosen: NDArray[np.int64]

@@ -34,6 +34,7 @@ class StoredDocument:
 
     Attributes:
         doc_id: Its id.
+        position: Where it stands in the index, from 0.
         text: Its text; empty for tensor examples.
         metadata: Its metadata.
         parent_id: The document that this passage was cut from.
@@ -43,6 +44,7 @@ class StoredDocument:
     """
 
     doc_id: str
+    position: int
     text: str
     metadata: Mapping[str, MetadataValue]
     parent_id: str | None
@@ -116,6 +118,7 @@ def stored_documents(rows: StoredRows) -> tuple[StoredDocument, ...]:
     return tuple(
         StoredDocument(
             document.doc_id,
+            position,
             document.text,
             document.metadata,
             document.parent_id,
@@ -123,8 +126,12 @@ def stored_documents(rows: StoredRows) -> tuple[StoredDocument, ...]:
             tokens,
             digest.hex(),
         )
-        for document, tokens, digest in zip(
-            rows.documents(), rows.tokens.tolist(), rows.content_hashes, strict=True
+        for document, position, tokens, digest in zip(
+            rows.documents(),
+            rows.ordinals.tolist(),
+            rows.tokens.tolist(),
+            rows.content_hashes,
+            strict=True,
         )
     )
 

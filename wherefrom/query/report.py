@@ -12,12 +12,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from wherefrom import __version__
 from wherefrom.query import wording
 from wherefrom.query.answer import Answer
 from wherefrom.query.files import write_file
@@ -73,7 +73,7 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
         compared=any(answer.similarity is not None for answer in answers),
         contracts=list(dict.fromkeys(wording.measured(answer).contract for answer in answers)),
         excerpt=excerpt,
-        version=__version__,
+        version=version("wherefrom"),
         wording=wording,
     )
 

@@ -139,7 +139,7 @@ class Section:
 
     @property
     def verdicts(self) -> list[tuple[bool, str]]:
-        """Whether its lists are proved, and whether each stands out: for better or worse, in words."""
+        """Whether its lists are proved and each stands out: good or not, and in words."""
         certificate = self.answer.certificate
         told = [(certificate.certified, "certified" if certificate.certified else "not certified")]
         background = certificate.background

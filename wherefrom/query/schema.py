@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from inspect import cleandoc
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -62,12 +62,48 @@ class _IndexIdentity:
     weights_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """A condition that stopped the answer at the gate.
+
+    Attributes:
+        condition: As it was written.
+        verdict: Whether it holds, or cannot be decided.
+        hit: Of which list the hit is; null for a condition on the answer alone.
+        doc_id: The hit's document.
+        rank: The hit's rank within its sign.
+    """
+
+    condition: str
+    verdict: Literal["fired", "undecidable"]
+    hit: Literal["proponent", "opponent"] | None
+    doc_id: str | None
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What files of answers, and gates, say besides.
+
+    Attributes:
+        id: Of the question, unique in a file of answers.
+        tags: Further fields of the question, carried through such a file.
+        fail_if: Conditions of the gate that the answer was held against.
+        gate: What stopped it there.
+    """
+
+    id: str
+    tags: dict[str, Any]
+    fail_if: list[str]
+    gate: list[_Finding]
+
+
 _RECORDS: dict[str, type] = {
     record.__name__.lstrip("_"): record
     for record in (
         *(Answer, Background, Certificate, Explanation, Group, Grouping, Hit, HitShares),
         *(HitSimilarity, LayerName, Query, QuerySet, QuestionShares, Recall, SimilarDocument),
-        *(Similarity, TokenShare, _IndexIdentity),
+        *(Similarity, TokenShare, _IndexIdentity, _Entry, _Finding),
     )
 }
 _FROM_ONE = {"rank", "bm25_rank", "cluster"}
@@ -88,7 +124,8 @@ def generated_schema() -> dict[str, Any]:
     """The JSON Schema of an answer, made from the records; a test compares it with the file."""
     schema = TypeAdapter(Answer).json_schema(mode="serialization")
     identity = TypeAdapter(_IndexIdentity).json_schema(mode="serialization")
-    records = {**schema.pop("$defs"), "IndexIdentity": identity}
+    finding = TypeAdapter(_Finding).json_schema(mode="serialization")
+    records = {**schema.pop("$defs"), "IndexIdentity": identity, "Finding": finding}
     for name, record in sorted(records.items()):
         records[name] = _strict(name, record)
     answer = _strict("Answer", schema)
@@ -103,6 +140,10 @@ def generated_schema() -> dict[str, Any]:
         **answer["properties"],
     }
     answer["required"] = list(answer["properties"])
+    # Optional: an answer by itself has none of these.
+    entry = TypeAdapter(_Entry).json_schema(mode="serialization")
+    answer["properties"] |= _strict("Entry", entry)["properties"]
+    answer["properties"]["gate"]["items"] = {"$ref": "#/$defs/Finding"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:" + ANSWER_SCHEMA.replace("-", ":", 1).replace("/", ":"),

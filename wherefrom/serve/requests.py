@@ -12,6 +12,7 @@ from typing import Annotated, cast
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -50,10 +51,16 @@ def _valid_unicode(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """A number written with a point but without a fraction, which JSON counts among the whole."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 _Text = Annotated[StrictStr, AfterValidator(_valid_unicode)]
 _Completion = Annotated[_Text, StringConstraints(min_length=1, max_length=_COMPLETION_CHARACTERS)]
 _Name = Annotated[_Text, StringConstraints(max_length=_NAME_CHARACTERS)]
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_WHOLE = BeforeValidator(_whole)
 _Damping = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.0)]
 _Value = (
     StrictBool
@@ -138,7 +145,7 @@ class QueryRequest(_Asked, _Filtered):
         group_by: Metadata columns to sum the influence of all documents by.
     """
 
-    k: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(
+    k: Annotated[StrictInt, Field(ge=1, le=100), _WHOLE] = Field(
         10, description="At most how many proponents and how many opponents."
     )
     sign: Sign = Field("both", description="Proponents have positive scores, opponents negative.")
@@ -195,9 +202,9 @@ class DocumentsRequest(_Filtered):
         limit: At most how many to give.
     """
 
-    offset: Annotated[int, Field(strict=True, ge=0, le=2**53)] = Field(
+    offset: Annotated[StrictInt, Field(ge=0, le=2**53), _WHOLE] = Field(
         0, description="How many to leave out."
     )
-    limit: Annotated[int, Field(strict=True, ge=1, le=200)] = Field(
+    limit: Annotated[StrictInt, Field(ge=1, le=200), _WHOLE] = Field(
         50, description="At most how many to give."
     )

@@ -40,7 +40,7 @@ class Limits:
     """
 
     body_bytes: int = 1 << 18
-    seconds: float = 60.0
+    seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)

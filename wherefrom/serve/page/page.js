@@ -40,7 +40,7 @@ const answer = new AnswerView(
     say: (words) => fill(byId("status"), words),
     seen: (metadata) => filters.remember(metadata),
     open: (card) => attempt(() => reader.open(card.hit.doc_id, card.shares?.tokens ?? null)),
-    read: (docId) => attempt(() => reader.open(docId)),
+    read,
     filter: addFilter,
     copy,
     sum,
@@ -151,6 +151,10 @@ function addFilter(column, value) {
   go({ ...question, where });
 }
 
+function read(docId) {
+  return attempt(() => reader.open(docId));
+}
+
 async function sum(column) {
   const { prompt, completion, contrast, where } = answer.question;
   const request = { prompt, completion, where, by: column };
@@ -209,6 +213,7 @@ async function begin() {
   filters = new Filters(byId("filters"), info.metadata);
   reader = new Reader(byId("reader"), {
     context: info.context,
+    read,
     ask: (span) => go({ ...readForm(form, filters), ...span, contrast: null }),
   });
   showIndex();

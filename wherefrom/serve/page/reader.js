@@ -8,10 +8,12 @@ import { counted, valueInWords } from "./words.js";
 const NEIGHBOURS = 2; // passages shown on either side
 const CHARACTERS_PER_TOKEN = 4; // on average, in English; only bounds what is sent
 
+const ENDS_A_WORD = /[\s,.;:!?)\]}»”’]/;
+
 /** Start and end of a marked span, moved out to whole words. */
 export function wholeWords(characters, start, end) {
   let [from, to] = [start, end];
-  while (from < to && /\s/.test(characters[from])) from += 1;
+  while (from < to && ENDS_A_WORD.test(characters[from])) from += 1;
   while (to > from && /\s/.test(characters[to - 1])) to -= 1;
   if (from === to) return null;
   while (from > 0 && !/\s/.test(characters[from - 1])) from -= 1;
@@ -35,10 +37,14 @@ export function questionOfSpan(characters, [start, end], most) {
 
 /** The dialog that documents are read in. */
 export class Reader {
-  /** `ask` is given the prompt and completion of a marked span; `context` is in tokens. */
-  constructor(dialog, { ask, context }) {
+  /**
+   * `ask` is given the prompt and completion of a marked span, `read` the id of a document to open;
+   * `context` is the model's, in tokens.
+   */
+  constructor(dialog, { ask, read, context }) {
     this.dialog = dialog;
     this.ask = ask;
+    this.read = read;
     this.most = (context ?? 512) * CHARACTERS_PER_TOKEN;
     this.part = (name) => dialog.querySelector(`[data-part="${name}"]`);
     this.text = this.part("text");
@@ -84,27 +90,28 @@ export class Reader {
     this.showSpan();
   }
 
-  /** Passages of the same document before and after this one. */
-  async showNeighbours({ doc_id: docId, parent_id: parent, position }) {
-    if (parent === null) return;
+  /** Shows the passages of the same document before and after this one. */
+  async showNeighbours(found) {
+    if (found.parent_id === null) return;
+    const { position, parent_id: parent } = found;
     const offset = Math.max(0, position - NEIGHBOURS);
-    const limit = 2 * NEIGHBOURS + 1;
-    const page = await call("v1/documents", { where: {}, offset, limit });
-    if (this.shown?.doc_id !== docId) return;
-    const own = page.documents.findIndex((document) => document.doc_id === docId);
-    page.documents.forEach((document, at) => {
-      if (document.parent_id !== parent || at === own) return;
-      const characters = Array.from(document.text);
+    const limit = position + NEIGHBOURS + 1 - offset;
+    const around = await call("v1/documents", { offset, limit });
+    if (this.shown !== found) return;
+    for (const passage of around.documents) {
+      if (passage.parent_id !== parent || passage.position === position) continue;
+      const earlier = passage.position < position;
+      const characters = Array.from(passage.text);
       const text = el("p", { dir: "auto" });
-      appendText(text, characters, 0, characters.length, () => el("span"));
+      appendText(text, characters, 0, characters.length);
       const open = el(
         "button",
-        { type: "button", class: "quiet", on: { click: () => this.open(document.doc_id) } },
-        at < own ? "↑ " : "↓ ",
-        el("bdi", {}, line(document.doc_id)),
+        { type: "button", class: "quiet", on: { click: () => this.read(passage.doc_id) } },
+        earlier ? "↑ " : "↓ ",
+        el("bdi", {}, line(passage.doc_id)),
       );
-      append(this.part(at < own ? "before" : "after"), el("div", {}, open, text));
-    });
+      append(this.part(earlier ? "before" : "after"), el("div", {}, open, text));
+    }
   }
 
   /** The marked span of the text, as whole words; null if none is. */
