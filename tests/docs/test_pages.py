@@ -11,12 +11,10 @@ from typing import Any
 
 import click
 import pytest
-import transformers
 from click.testing import CliRunner
 
 import wherefrom as wf
 from docs.pages import DOCS, ROOT, Block, blocks, lines, parsed
-from tiny_lm import save_tiny_lm, text_documents
 from wherefrom.cli.main import commands
 
 PAGES = sorted(
@@ -33,33 +31,6 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pages start from: ``my-model/``, ``corpus.jsonl`` and ``my.index``."""
-    folder = tmp_path_factory.mktemp("workplace")
-    transformers.utils.logging.disable_progress_bar()
-    lengthen(save_tiny_lm(folder / "my-model"))
-    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as stream:
-        for i, document in enumerate(text_documents(20)):
-            row = {
-                "doc_id": document.doc_id,
-                "text": document.text,
-                "source": ("archive", "scraped")[i % 2],
-                "president": ("Washington", "Lincoln", "Hoover")[i % 3],
-                **document.metadata,
-            }
-            stream.write(json.dumps(row) + "\n")
-    wf.build(folder / "my-model", folder / "corpus.jsonl", folder / "my.index")
-    return folder
-
-
-def lengthen(model: Path) -> None:
-    """Let the model read the tutorial's sentences, of which its tokenizer makes many tokens."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["max_position_embeddings"] = 256
-    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from html.parser import HTMLParser
 from importlib import import_module
@@ -18,7 +15,7 @@ import click
 import pytest
 
 import wherefrom as wf
-from docs.pages import DOCS, ROOT
+from docs.pages import DOCS
 from wherefrom import errors, evaluation
 from wherefrom.cli.main import commands
 
@@ -67,23 +64,6 @@ class Page(HTMLParser):
             self.loaded.extend(part.split()[0] for part in given["srcset"].split(","))
         if "style" in given:
             self.styles.append(given["style"])
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built in a process of its own, as ``make docs`` does."""
-    folder = tmp_path_factory.mktemp("site") / "site"
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    assert built.stderr == ""
-    return folder
 
 
 @pytest.fixture(scope="module")

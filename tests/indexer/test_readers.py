@@ -279,6 +279,9 @@ def test_metadata_values() -> None:
     assert type(metadata_value(np.str_("x"))) is str
     assert metadata_value(float("nan")) is None
     assert metadata_value(np.float32("nan")) is None
+    for infinite in (float("inf"), -np.float32("inf")):
+        with pytest.raises(TypeError, match="infinity"):
+            metadata_value(infinite)
     assert metadata_value(datetime.date(1863, 11, 19)) == "1863-11-19"
     assert metadata_value(np.datetime64("1863-11-19T01:02:03")) == "1863-11-19T01:02:03"
     for nested in ([1], {"a": 1}, b"x", np.zeros(2), object()):

@@ -19,7 +19,7 @@ from mcp import Client, types
 
 import wherefrom as wf
 from answers import HOSTILE, answer, hostile_answers
-from wherefrom.errors import QueryError
+from wherefrom.errors import IntegrityError, QueryError
 from wherefrom.query.answer import Answer
 from wherefrom.query.explanation import (
     Explanation,
@@ -33,6 +33,7 @@ from wherefrom.query.explanation import (
 from wherefrom.query.index import Index
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.serve import mcp_inputs
+from wherefrom.serve.errors import ClosingError
 from wherefrom.serve.guard import FAILURES
 from wherefrom.serve.mcp_quoting import NOTICE, Fence, page
 from wherefrom.serve.mcp_server import TOOLS, build_server
@@ -341,6 +342,20 @@ def test_unforeseen_failures_keep_their_words_to_themselves(
     line = refusal(call(stub, "trace_output", mode, **ASKED))
     assert line == "trace_output: the server failed; its log says why"
     assert "swordfish" in caplog.text
+
+
+def test_failures_of_the_machine_do_not_name_its_paths(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FAILURES, "propagate", True)
+    stub = Stub(IntegrityError("/srv/secret/documents.lance cannot be read"))
+    line = refusal(call(stub, "get_document", doc_id="a"))
+    assert line == "get_document: IntegrityError; the server's log says more"
+    assert "/srv/secret" in caplog.text
+    told = refusal(
+        call(Stub(ClosingError("the service is shutting down")), "trace_output", **ASKED)
+    )
+    assert told == "trace_output: the service is shutting down"
 
 
 # --- what is quoted -----------------------------------------------------------------------------

@@ -153,10 +153,6 @@ def test_http_gives_up_what_is_cancelled(
 # --- stdio --------------------------------------------------------------------------------------
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONWARNINGS": "default"}
-
-
 def exchange(
     command: list[str], messages: list[dict[str, Any]], replies: int
 ) -> tuple[list[dict[str, Any]], str]:
@@ -167,7 +163,6 @@ def exchange(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -193,7 +188,9 @@ def test_stdio_answers_and_leaves_with_its_client(index_path: Path, index: wf.In
 
     async def converse() -> types.CallToolResult:
         arguments = [*COMMAND, str(index_path), "--mcp", "stdio"]
-        started = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
+        started = StdioServerParameters(
+            command=sys.executable, args=arguments, env=dict(os.environ)
+        )
         async with Client(started, message_handler=mind) as client:
             assert client.server_info is not None
             assert client.server_info.version == wf.__version__
@@ -213,7 +210,6 @@ def test_stdio_of_what_is_no_index(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=environment(),
         timeout=60,
     )
     assert finished.returncode == 1

@@ -32,6 +32,8 @@ LIKE_CHANCE = Background(8192, 32, None, False, True, 56.25, 98.0)
 ODD = re.compile(
     "[" + "".join(chr(c) for c in (*range(9), *range(11, 32), *range(127, 160))) + "\u202a-\u202e]"
 )
+COMMAND = """async (question) =>
+(await import("./page/question.js")).commandOf(question, "/my index")"""
 HOSTILE_JSON = HOSTILE.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -229,31 +231,32 @@ def test_a_span_marked_with_the_mouse_is_traced_and_back_leads_back(home: Visit)
     assert len(home.posted("v1/query/stream")) == posts
 
 
-@pytest.mark.parametrize(
-    ("text", "span", "most", "expected"),
-    [
-        ("one two three", (4, 7), 99, ("one", " two")),
-        ("one two three", (5, 6), 99, ("one", " two")),
-        ("one two three", (3, 9), 99, ("one", " two three")),
-        ("one two three", (0, 2), 99, ("", "one")),
-        ("one, two three", (3, 8), 99, ("one,", " two")),
-        ("one two three", (8, 13), 5, ("two", " three")),
-        ("one\ntwo", (4, 7), 99, ("one\n", "two")),
-        ("🦅🦅 two", (3, 4), 99, ("🦅🦅", " two")),
-    ],
-)
-def test_spans_are_whole_words_after_the_text_before_them(
-    home: Visit, text: str, span: tuple[int, int], most: int, expected: tuple[str, str]
-) -> None:
+SPANS = [
+    ("one two three", (4, 7), 99, ("one", " two")),
+    ("one two three", (5, 6), 99, ("one", " two")),
+    ("one two three", (3, 9), 99, ("one", " two three")),
+    ("one two three", (0, 2), 99, ("", "one")),
+    ("one, two three", (3, 8), 99, ("one,", " two")),
+    ("one two three", (8, 13), 5, ("two", " three")),
+    ("one\ntwo", (4, 7), 99, ("one\n", "two")),
+    ("🦅🦅 two", (3, 4), 99, ("🦅🦅", " two")),
+]
+
+
+def test_spans_are_whole_words_after_the_text_before_them(home: Visit) -> None:
     found = home.page.evaluate(
-        """async ([text, [start, end], most]) => {
+        """async (cases) => {
           const { questionOfSpan, wholeWords } = await import("./page/reader.js");
-          const characters = Array.from(text);
-          return questionOfSpan(characters, wholeWords(characters, start, end), most);
+          return cases.map(([text, [start, end], most]) => {
+            const characters = Array.from(text);
+            const span = wholeWords(characters, start, end);
+            const { prompt, completion } = questionOfSpan(characters, span, most);
+            return [prompt, completion];
+          });
         }""",
-        [text, span, most],
+        [case[:3] for case in SPANS],
     )
-    assert (found["prompt"], found["completion"]) == expected
+    assert found == [list(case[3]) for case in SPANS]
 
 
 def test_filters_are_typed(home: Visit) -> None:
@@ -377,47 +380,43 @@ def test_a_hostile_document_of_the_index_is_read_as_text(home: Visit) -> None:
     assert text.text_content() == spelled
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'it\'s $HOME `id` \\ "x" !!',
-        "-k",
-        "two\nlines\tand \x1b[31m\u202e\x07 'quotes' \\n",
-        "плюс 🦅",
-        "",
-    ],
-)
-def test_the_command_says_the_same_to_a_shell(home: Visit, text: str) -> None:
-    question = {
-        "prompt": text,
-        "completion": "x" + text,
-        "contrast": text,
-        "k": 3,
-        "sign": "both",
-        "where": {"party": [["in", ["a, b", 'c"d']], ["!=", None]], "year": [["<", 1900]]},
-        "rerank": "stored",
-        "normalise": "none",
-        "damping": None,
-        "group_by": ["party"],
-    }
-    command = home.page.evaluate(
-        "async (question) => (await import('./page/question.js')).commandOf(question, '/my index')",
-        question,
-    )
-    assert not ODD.search(command.replace("\\\n", ""))
-    shown = subprocess.run(
-        ["bash", "-c", 'wherefrom() { printf "%s\\0" "$@"; }\n' + command],
-        check=True,
-        capture_output=True,
-    )
-    said = shown.stdout.decode().split("\0")[:-1]
-    prompt = ["--prompt", text] if text else []
-    assert said == [
-        *["query", "/my index", *prompt, "--completion", "x" + text, "--contrast", text],
-        *["-k", "3", "--rerank", "stored", "--where", 'party in "a, b","c""d"'],
-        *["--where", "party is present", "--where", "year < 1900"],
-        *["--explain", "--similar", "--group-by", "party"],
-    ]
+SHELL_WORDS = [
+    'it\'s $HOME `id` \\ "x" !!',
+    "-k",
+    "two\nlines\tand \x1b[31m\u202e\x07 'quotes' \\n",
+    "плюс 🦅",
+    "",
+]
+
+
+def test_the_command_says_the_same_to_a_shell(home: Visit) -> None:
+    for text in SHELL_WORDS:
+        question = {
+            "prompt": text,
+            "completion": "x" + text,
+            "contrast": text,
+            "k": 3,
+            "sign": "both",
+            "where": {"party": [["in", ["a, b", 'c"d']], ["!=", None]], "year": [["<", 1900]]},
+            "rerank": "stored",
+            "normalise": "none",
+            "damping": None,
+            "group_by": ["party"],
+        }
+        command = home.page.evaluate(COMMAND, question)
+        assert not ODD.search(command.replace("\\\n", ""))
+        shown = subprocess.run(
+            ["bash", "-c", 'wherefrom() { printf "%s\\0" "$@"; }\n' + command],
+            check=True,
+            capture_output=True,
+        )
+        prompt = ["--prompt", text] if text else []
+        assert shown.stdout.decode().split("\0")[:-1] == [
+            *["query", "/my index", *prompt, "--completion", "x" + text, "--contrast", text],
+            *["-k", "3", "--rerank", "stored", "--where", 'party in "a, b","c""d"'],
+            *["--where", "party is present", "--where", "year < 1900"],
+            *["--explain", "--similar", "--group-by", "party"],
+        ]
 
 
 def test_every_control_has_a_name_and_every_id_is_one(home: Visit) -> None:

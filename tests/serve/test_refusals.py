@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -280,6 +280,13 @@ class Slow:
         monkeypatch.setattr(Index, "query", query)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def in_thread(call: Any) -> tuple[threading.Thread, list[httpx.Response]]:
     found: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: found.append(call()))
@@ -320,10 +327,7 @@ def test_who_hangs_up_leaves_the_queue(index: wf.Index, monkeypatch: pytest.Monk
         for path in ("/v1/query", "/v1/query/stream"):
             with pytest.raises(httpx.ReadTimeout):
                 client.post(path, json={**ASKED, "completion": " left"}, timeout=0.3)
-        deadline = time.monotonic() + 10
-        while server.service.model.admitted > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: server.service.model.admitted == 1)
         slow.open.set()
         thread.join()
         assert found[0].status_code == 200
@@ -339,10 +343,7 @@ def test_the_end_is_told_to_who_waits(index: wf.Index, monkeypatch: pytest.Monke
         first, answered = in_thread(lambda: client.post("/v1/query", json=ASKED))
         assert slow.entered.acquire(timeout=10)
         second, turned_away = in_thread(lambda: client.post("/v1/query", json=ASKED))
-        deadline = time.monotonic() + 10
-        while server.service.model.admitted < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: server.service.model.admitted == 2)
         server.stop()
         second.join()
         assert refusal(turned_away[0])[:2] == (503, "ClosingError")
@@ -365,7 +366,7 @@ def test_what_nobody_foresaw_is_told_without_its_words(
         assert (status, error) == (500, "InternalError")
         assert response.headers["x-request-id"] in detail
         assert "secret" not in detail
-        assert response.headers["x-request-id"] in caplog.text
+        until(lambda own=response.headers["x-request-id"]: own in caplog.text)
     monkeypatch.undo()
     monkeypatch.setattr(Index, "groups", fail)
     told = client.post("/v1/query/stream", json={**ASKED, "group_by": ["party"]}).text

@@ -88,7 +88,7 @@ def metadata_value(value: object) -> MetadataValue:
     write a missing number so.
 
     Raises:
-        TypeError: ``value`` is no scalar.
+        TypeError: ``value`` is no scalar, or infinite.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -97,6 +97,8 @@ def metadata_value(value: object) -> MetadataValue:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
+        if math.isinf(value):
+            raise TypeError("infinity is no number of JSON; give a finite one, or text")
         return None if math.isnan(value) else float(value)
     if isinstance(value, str):
         return str(value)

@@ -230,6 +230,7 @@ class Grouping:
         confidence: Of the intervals.
         draws: Of the bootstrap.
         groups: All of them, the largest total first.
+        bins: Into how many bins the column's numbers were cut, if they were.
     """
 
     column: str
@@ -237,3 +238,4 @@ class Grouping:
     confidence: float
     draws: int
     groups: tuple[Group, ...]
+    bins: int | None = None

@@ -115,7 +115,7 @@ def grouping(
         for name, documents in members.items()
     ]
     groups.sort(key=lambda group: (-group.total, group.value is None, str(group.value)))
-    return Grouping(column, tier, confidence, draws, tuple(groups))
+    return Grouping(column, tier, confidence, draws, tuple(groups), bins)
 
 
 def _group(

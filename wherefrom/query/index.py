@@ -54,7 +54,7 @@ class Index(OpenIndex):
         damping: float | None = None,
         normalise: Normalise = "none",
         rerank: Rerank = "auto",
-        rerank_seconds: float = 5.0,
+        rerank_seconds: float | None = 5.0,
         candidates: int = 100,
         refine: int = 0,
         refine_damping: float | None = None,
@@ -81,7 +81,7 @@ class Index(OpenIndex):
             rerank: ``stored`` ranks by stored vectors; ``recompute`` runs the best documents again
                 and ranks them by exact, uncompressed scores; ``auto`` recomputes if that fits
                 ``rerank_seconds`` by the speed that the build measured.
-            rerank_seconds: What recomputing may take.
+            rerank_seconds: What recomputing may take; ``None`` for no limit.
             candidates: How many documents of each sign to recompute.
             refine: Steps of conjugate gradients on the Gauss-Newton matrix of all layers, with the
                 curvature as preconditioner; see ``docs/guide.md``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, get_args
 
@@ -21,7 +22,7 @@ class Choices(TypedDict, total=False):
     damping: float | None
     normalise: Normalise
     rerank: Rerank
-    rerank_seconds: float
+    rerank_seconds: float | None
     candidates: int
     refine: int
     refine_damping: float | None
@@ -39,7 +40,7 @@ class QueryOptions:
     damping: float | None = None
     normalise: Normalise = "none"
     rerank: Rerank = "auto"
-    rerank_seconds: float = 5.0
+    rerank_seconds: float | None = 5.0
     candidates: int = 100
     refine: int = 0
     refine_damping: float | None = None
@@ -61,10 +62,13 @@ class QueryOptions:
             given, allowed = getattr(self, name), get_args(kinds)
             if given not in allowed:
                 raise QueryError(f"{name}={given!r} is unknown; choose one of {list(allowed)}")
-        if not isinstance(self.rerank_seconds, (int, float)) or not self.rerank_seconds >= 0.0:
+        limit = self.rerank_seconds
+        if limit is not None and (not isinstance(limit, (int, float)) or not limit >= 0.0):
             raise QueryError(
-                f"rerank_seconds={self.rerank_seconds!r} is not allowed; give at least 0"
+                f"rerank_seconds={limit!r} is not allowed; give at least 0, or None for no limit"
             )
+        if limit == math.inf:  # which JSON cannot tell
+            object.__setattr__(self, "rerank_seconds", None)
         if self.refine and self.damping is not None:
             raise QueryError(
                 "damping= is the factored curvature's; a refined query has its own: give "
@@ -78,6 +82,10 @@ class QueryOptions:
                 f"normalise={self.normalise!r} ranks by another value than backend="
                 f"{self.backend!r} was built for; leave backend out"
             )
+
+    def in_time(self, seconds: float) -> bool:
+        """Whether recomputing may take so long."""
+        return self.rerank_seconds is None or seconds <= self.rerank_seconds
 
 
 def _require_count(name: str, given: Any, smallest: int) -> None:

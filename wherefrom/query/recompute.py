@@ -167,7 +167,7 @@ class Recomputer:
     def _affordable(self, needed: int, anyway: int) -> bool:
         """Whether so many documents can be run in the time allowed, or no more than anyway."""
         speed = self.manifest.seconds_per_document
-        in_time = speed is not None and speed * needed <= self.options.rerank_seconds
+        in_time = speed is not None and self.options.in_time(speed * needed)
         return needed <= anyway or in_time
 
     def _recall(

@@ -137,7 +137,7 @@ class Responder:
         if speed is None:
             return False
         most = len(DIRECTIONS[options.sign]) * max(options.k, options.candidates) + SAMPLE
-        return speed * min(documents, most) <= options.rerank_seconds
+        return options.in_time(speed * min(documents, most))
 
     def _answer(
         self,

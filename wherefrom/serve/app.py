@@ -260,8 +260,8 @@ async def _told(
     first: Event, events: AsyncIterator[Event], request_id: str
 ) -> AsyncIterator[bytes]:
     """Events as they go over the wire; the last one is ``done`` or ``error``."""
-    yield sse(first.kind, first.data)
     try:
+        yield sse(first.kind, first.data)
         async for event in events:
             yield sse(event.kind, event.data)
     except WherefromError as error:

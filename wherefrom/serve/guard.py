@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wherefrom.errors import WherefromError
 from wherefrom.serve.errors import TimeLimitError, TooLargeError
+from wherefrom.serve.exchange import Exchange
 from wherefrom.serve.metrics import Metrics
 from wherefrom.serve.replies import error_reply, internal_reply
 from wherefrom.serve.security import RESPONSE_HEADERS, Access
@@ -32,7 +33,6 @@ FAILURES = logging.getLogger("wherefrom.serve.failures")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _BODY_SECONDS = 10.0
-_ENDING_SECONDS = 1.0
 _LEFT = 499
 """Logged where the client left before it was answered, as nginx does."""
 
@@ -68,7 +68,7 @@ class Guard:
         self._routes = frozenset(routes)
         self._folders = tuple(folders)
         self._listening = frozenset(listening)
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: set[Exchange] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection's request, or the application's start and end."""
@@ -82,7 +82,7 @@ class Guard:
     def hang_up(self) -> None:
         """End the streams that clients only listen at, which would outlast any patience."""
         for listener in self._listeners:
-            listener.set()
+            listener.end()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -106,13 +106,7 @@ class Guard:
             self._access.check(scope["method"], scope["path"], headers)
             body = await self._body(headers, receive)
             if body is not None:
-                left = asyncio.Event()
-                if scope["method"] == "GET" and scope["path"] in self._listening:
-                    self._listeners.add(left)
-                try:
-                    await _until_left(self._app, scope, body, receive, told, left)
-                finally:
-                    self._listeners.discard(left)
+                await self._exchange(Exchange(self._app, scope, body, receive, told))
         except WherefromError as error:
             await error_reply(error)(scope, receive, told)
         except Exception:
@@ -121,6 +115,14 @@ class Guard:
                 await internal_reply(request_id)(scope, receive, told)
         finally:
             self._note(scope, request_id, status, time.perf_counter() - started)
+
+    async def _exchange(self, exchange: Exchange) -> None:
+        if exchange.scope["method"] == "GET" and exchange.scope["path"] in self._listening:
+            self._listeners.add(exchange)
+        try:
+            await exchange.run()
+        finally:
+            self._listeners.discard(exchange)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body; ``None`` if the client left while sending it.
@@ -168,52 +170,3 @@ class Guard:
             "seconds": round(seconds, 6),
         }
         ACCESS_LOG.info("%s", json.dumps(noted))
-
-
-async def _until_left(
-    app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send, left: asyncio.Event
-) -> None:
-    """Run an application until it is done or its client leaves, whichever is first.
-
-    Args:
-        app: The application.
-        scope: Of the request.
-        body: Of the request.
-        receive: Tells when the client leaves.
-        send: For the response.
-        left: Set then; may be set by others, to end a response that only listens.
-    """
-    unread = True
-
-    async def replayed() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left.set()
-
-    async def answer() -> None:
-        await app(scope, replayed, send)
-
-    watching = asyncio.ensure_future(watch())
-    leaving = asyncio.ensure_future(left.wait())
-    answering = asyncio.ensure_future(answer())
-    try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if scope["method"] == "GET":
-            # What listens for the end may end in good order.
-            await asyncio.wait({answering}, timeout=_ENDING_SECONDS)
-    finally:
-        for waiting in (watching, leaving, answering):
-            waiting.cancel()
-    try:
-        await answering
-    except asyncio.CancelledError:
-        if not left.is_set():
-            raise

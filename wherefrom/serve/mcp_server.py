@@ -18,6 +18,7 @@ from wherefrom.records import SCORE_CONTRACT
 from wherefrom.serve import mcp_inputs as inputs
 from wherefrom.serve import mcp_outputs as outputs
 from wherefrom.serve import mcp_tools as tools
+from wherefrom.serve.errors import status_of
 from wherefrom.serve.guard import FAILURES
 from wherefrom.serve.mcp_quoting import NOTICE
 from wherefrom.serve.mcp_tools import Told
@@ -46,6 +47,7 @@ _SESSIONS = 64
 _IDLE_SECONDS = 600.0
 _BEAT_SECONDS = 1.0
 _ERROR_CHARACTERS = 600
+_NOT_THE_ASKER = 500
 _CONDITION = "column {!r} takes a value, [operator, value], or a list of such pairs"
 
 INSTRUCTIONS = (
@@ -247,7 +249,11 @@ async def _result(tool: Tool, service: Service, arguments: dict[str, Any]) -> ty
     except ValidationError as error:
         return _failed(f"{tool.name}: {_mistakes(error)}")
     except WherefromError as error:
-        return _failed(f"{tool.name}: {error}")
+        if status_of(error) != _NOT_THE_ASKER:
+            return _failed(f"{tool.name}: {error}")
+        # The words of such an error may name paths of this machine.
+        FAILURES.error("%s failed: %s", tool.name, error)
+        return _failed(f"{tool.name}: {type(error).__name__}; the server's log says more")
     except Exception:  # What is unforeseen may hold anything: it is for the log, not for the model.
         FAILURES.exception("%s failed", tool.name)
         return _failed(f"{tool.name}: the server failed; its log says why")

@@ -89,12 +89,8 @@ async def explain_hit(service: Service, asked: inputs.ExplainHit) -> Told:
     Raises:
         WherefromError: As :meth:`~wherefrom.serve.service.Service.explain`.
     """
-    request = ExplainRequest(
-        prompt=asked.prompt,
-        completion=asked.completion,
-        contrast=asked.contrast,
-        doc_ids=[asked.doc_id],
-    )
+    question = asked.model_dump(exclude={"doc_id", "most"})
+    request = ExplainRequest(**question, doc_ids=[asked.doc_id])
     contract = measurement_of(request.question, service.info()["objective"]).contract
     explained = _explained(await service.explain(request), contract, asked.most)
     return Told(explained, mcp_text.of_explanation(explained, Fence()))

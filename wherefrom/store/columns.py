@@ -35,7 +35,7 @@ def fit_value(kind: ColumnType, value: object) -> str | int | float | bool | Non
     """``value`` as a column of type ``kind`` holds it; ``None`` if it does not fit.
 
     Integers fit a float64 column; truth values are no numbers; NaN fits nowhere, for it would be
-    neither a value nor missing.
+    neither a value nor missing, nor does infinity, which JSON cannot tell.
     """
     if kind == "string":
         return value if isinstance(value, str) else None
@@ -50,4 +50,4 @@ def fit_value(kind: ColumnType, value: object) -> str | int | float | bool | Non
     except OverflowError:
         return None
     # Arrow orders -0.0 before 0.0; with one zero only, filters agree with arithmetic.
-    return None if math.isnan(number) else number + 0.0
+    return number + 0.0 if math.isfinite(number) else None
