@@ -60,6 +60,11 @@ def test_groups_are_asked_as_the_answer_was(index: wf.Index) -> None:
     damped = ask(index, damping=5.0)
     scores = index.scores([QUERY], tier="stored", damping=5.0)[0]
     assert sum(g.total for g in index.groups(damped, "party").groups) == pytest.approx(scores.sum())
+    assert index.groups(damped, "party") == index.groups(QUERY, "party", damping=5.0)
+    ids = [hit.doc_id for hit in damped.hits]
+    assert index.explain(damped) == index.explain(QUERY, doc_ids=ids, damping=5.0)
+    with pytest.raises(QueryError, match="asked with its own"):
+        index.explain(damped, damping=1.0)
     refined = ask(index, refine=2, k=20, rerank="recompute")
     exact = index.groups(refined, "party", tier="exact")
     shown = sum(hit.score for hit in refined.hits)

@@ -71,6 +71,19 @@ def test_a_token_is_not_kept() -> None:
     assert TOKEN not in repr(Access.of(TOKEN))
 
 
+@pytest.mark.parametrize("given_token", ["", "x" * 32, TOKEN[:-1], f"{TOKEN} x"])
+def test_another_token_will_not_do(given_token: str) -> None:
+    headers = Headers({"host": "127.0.0.1", "authorization": f"Bearer {given_token}"})
+    with pytest.raises(UnauthorizedError):
+        Access.of(TOKEN).check("GET", "/v1/index", headers)
+
+
+@pytest.mark.parametrize("host", ["localhost/evil", "localhost?evil", "localhost#evil", "localhost\\"])
+def test_a_host_is_a_name_and_a_port_only(host: str) -> None:
+    with pytest.raises(ForbiddenError):
+        Access.of().check("GET", "/", Headers({"host": host}))
+
+
 def test_names_may_be_allowed() -> None:
     access = Access.of(names=["Index.Example.org"])
     access.check("GET", "/", Headers({"host": "index.example.ORG:443"}))

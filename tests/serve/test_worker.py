@@ -207,3 +207,21 @@ def test_closing_answers_who_is_worked_for_and_turns_away_who_waits() -> None:
         assert await first == ["done", "second step"]
 
     play(scene)
+
+
+def test_closing_lets_finish_who_waits_for_a_further_step() -> None:
+    async def scene(worker: Worker) -> None:
+        begun, other = Gate(), Gate()
+        first = asyncio.ensure_future(ask(worker, begun, lambda: "second step"))
+        await until(begun.entered.is_set)
+        second = asyncio.ensure_future(ask(worker, other))
+        await asyncio.sleep(0.02)
+        begun.open.set()
+        await until(other.entered.is_set)
+        await asyncio.sleep(0.02)  # The first one's second step waits now.
+        worker.close()
+        other.open.set()
+        assert await first == ["done", "second step"]
+        assert await second == ["done"]
+
+    play(scene)

@@ -224,10 +224,14 @@ def read_answer(fields: Mapping[str, Any], name: str = "the answer") -> Answer:
     again = answer.to_dict()
     given = {"seconds": again["seconds"], **fields}
     if canonical_json(again) != canonical_json(given):
-        odd = [key for key in given if given[key] != again.get(key, again)]
+        odd = [
+            key
+            for key in sorted({*given, *again})
+            if canonical_json(given.get(key)) != canonical_json(again.get(key))
+        ]
         raise IntegrityError(
-            f"{name} is no answer of ours: {', '.join(map(repr, odd)) or 'a number'} cannot be "
-            "what wherefrom wrote"
+            f"{name} is no answer of ours: {', '.join(map(repr, odd))} cannot be what wherefrom "
+            "wrote"
         )
     return answer
 

@@ -203,6 +203,7 @@ class Index(OpenIndex):
         *,
         by: By | None = None,
         doc_ids: Sequence[str] | None = None,
+        damping: float | None = None,
         **tensors: Unpack[Asked],
     ) -> Explanation:
         """What scores are made of: shares of layers, and of tokens on both sides.
@@ -216,6 +217,7 @@ class Index(OpenIndex):
             asked: An answer of this index, or a question.
             by: ``layer`` or ``token`` only; both by default.
             doc_ids: Which documents; the hits of the answer by default.
+            damping: For a question, another than the index's; an answer brings its own.
             **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
 
         Raises:
@@ -224,7 +226,7 @@ class Index(OpenIndex):
             MismatchError: The answer is another index's.
             ModelError: The model cannot be run in forward mode, which shares of tokens need.
         """
-        return self._interpreter.explain(asked, by, doc_ids, tensors)
+        return self._interpreter.explain(asked, by, doc_ids, damping, tensors)
 
     def similarity(self, answer: Answer, *, most_similar: int = 10) -> Similarity:
         """How alike hits and question are in words, beside influence.
@@ -251,6 +253,7 @@ class Index(OpenIndex):
         tier: Tier = "stored",
         bins: int | None = None,
         where: Where | None = None,
+        damping: float | None = None,
         **tensors: Unpack[Asked],
     ) -> Grouping:
         """Influence summed by a metadata column, over all documents and not the hits only.
@@ -262,6 +265,7 @@ class Index(OpenIndex):
                 runs all documents again.
             bins: Cut a column of numbers into so many bins of about equally many documents.
             where: Sum over documents that pass this filter; by default the answer's.
+            damping: For a question, another than the index's; an answer brings its own.
             **tensors: For tensor indexes, what was asked with: ``inputs``, ``target``, ...
 
         Raises:
@@ -269,7 +273,7 @@ class Index(OpenIndex):
             QueryError: The column has too many values, or bins do not apply to it.
             MismatchError: The answer is another index's.
         """
-        (found,) = self._interpreter.groups(asked, {by: bins}, tier, where, tensors)
+        (found,) = self._interpreter.groups(asked, {by: bins}, tier, where, damping, tensors)
         return found
 
     def annotate(
@@ -296,7 +300,9 @@ class Index(OpenIndex):
         """
         columns = group_by if isinstance(group_by, Mapping) else dict.fromkeys(group_by)
         added = (
-            self._interpreter.groups(answer, columns, "stored", None, tensors) if columns else ()
+            self._interpreter.groups(answer, columns, "stored", None, None, tensors)
+            if columns
+            else ()
         )
         return replace(
             answer,

@@ -52,6 +52,7 @@ class Interpreter:
         asked: Answer | Query | QuerySet,
         by: By | None,
         doc_ids: Sequence[str] | None,
+        damping: float | None,
         tensors: Asked,
     ) -> Explanation:
         """See :meth:`wherefrom.Index.explain`."""
@@ -61,7 +62,7 @@ class Interpreter:
             if not isinstance(asked, Answer):
                 raise QueryError("a question has no documents yet; give doc_ids=, or an answer")
             doc_ids = [hit.doc_id for hit in asked.hits]
-        question, options = self._asked_again(asked, tensors)
+        question, options = self._asked_again(asked, tensors, damping)
         if by == "token" and question.asked is None:
             raise QueryError("this index holds tensors, which have no tokens; give by='layer'")
         curvature = None
@@ -78,7 +79,7 @@ class Interpreter:
         """See :meth:`wherefrom.Index.similarity`."""
         if answer.query is None:
             raise QueryError("similarity compares words, and this answer is about tensors")
-        question, options = self._asked_again(answer, {})
+        question, options = self._asked_again(answer, {}, None)
         solution = self._solution(question, options)
 
         def influence(
@@ -105,6 +106,7 @@ class Interpreter:
         columns: Mapping[str, int | None],
         tier: Tier,
         where: Where | None,
+        damping: float | None,
         tensors: Asked,
     ) -> list[Grouping]:
         """See :meth:`wherefrom.Index.groups`; scores are computed once for all columns.
@@ -114,11 +116,12 @@ class Interpreter:
             columns: Into how many bins each is cut.
             tier: Of the scores.
             where: Which documents; by default the answer's filter.
+            damping: Of a question, if not the index's.
             tensors: What a question about tensors was asked with.
         """
         if tier not in ("stored", "exact"):
             raise QueryError(f"tier={tier!r} is unknown; give 'stored' or 'exact'")
-        question, options = self._asked_again(asked, tensors)
+        question, options = self._asked_again(asked, tensors, damping)
         chosen = self.table.where(options.where if where is None else where)
         values = {by: column_values(self.table, by, chosen) for by in columns}
         if tier == "stored":
@@ -162,6 +165,7 @@ class Interpreter:
         self,
         asked: Answer | Query | QuerySet,
         tensors: Asked,
+        damping: float | None,
     ) -> tuple[Question, QueryOptions]:
         """The question of an answer, and how it was asked.
 
@@ -169,10 +173,11 @@ class Interpreter:
             MismatchError: The answer is another index's.
             QueryError: It is about tensors, and they are not given.
         """
-        options = QueryOptions()
         query: Query | QuerySet | None
         if not isinstance(asked, Answer):
-            query = asked
+            options, query = QueryOptions(damping=damping), asked
+        elif damping is not None:
+            raise QueryError("damping= is of a question; the answer was asked with its own")
         else:
             if asked.index.get("manifest_sha256") != self.manifest.digest:
                 raise MismatchError(

@@ -51,7 +51,8 @@ export class AnswerView {
       if (found !== null) this.groups.set(column, found);
       return found;
     });
-    this.lists = { proponents: el("ol", { class: "hits" }), opponents: el("ol", { class: "hits" }) };
+    const list = () => el("ol", { class: "hits" });
+    this.lists = { proponents: list(), opponents: list() };
     this.tab = "proponents";
     this.tokens.begin(question);
     this.parts.found.hidden = true;
@@ -301,10 +302,11 @@ export class AnswerView {
   }
 
   showPanels() {
+    const noisy = this.answer.certificate.background?.[this.tab] === false;
     const panel = el("div", {
       role: "tabpanel",
       id: "panel",
-      class: this.answer.certificate.background?.[this.tab] === false ? `${this.tab} noisy` : this.tab,
+      class: noisy ? `${this.tab} noisy` : this.tab,
       "aria-labelledby": `tab-${this.tab}`,
     });
     if (this.tab === "similar") append(panel, mostSimilar(this.similarity, this.on.read));

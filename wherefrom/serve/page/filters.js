@@ -28,7 +28,8 @@ export class Filters {
       { type: "button", class: "quiet", on: { click: () => this.add().focus() } },
       "+ Add a filter",
     );
-    fill(container, this.rows, this.columns.size ? add : el("p", {}, "This index has no metadata."));
+    const none = el("p", {}, "This index has no metadata.");
+    fill(container, this.rows, this.columns.size ? add : none);
   }
 
   /** The filter as the service takes it. */
@@ -139,7 +140,8 @@ function typed(type, text) {
   if (type === "bool") return text === "true";
   if (!NUMBERS.includes(type)) return text;
   const number = Number(text);
-  return text.trim() === "" || Number.isNaN(number) ? text : number; // the service says what is wrong
+  // What is no number is sent as it is: the service says what is wrong with it.
+  return text.trim() === "" || Number.isNaN(number) ? text : number;
 }
 
 /** Values separated by commas, quoted as in CSV where they hold one. */

@@ -30,7 +30,8 @@ export class HitCard {
       this.showText();
     });
     this.facts = el("div", { class: "hit-facts" });
-    this.element = el("li", { class: "hit" }, this.head, this.flow, this.text, this.more, this.facts);
+    const parts = [this.head, this.flow, this.text, this.more, this.facts];
+    this.element = el("li", { class: "hit" }, parts);
   }
 
   /** Shows the hit itself, by the scores that are known by now. */
@@ -143,7 +144,7 @@ export class HitCard {
     if (hit.text === "") return;
     const bySharing = view.paint === "shared";
     const tokens = shares?.tokens ?? null;
-    const marks = bySharing ? sharedMarks(similar) : tokens ? influenceMarks(characters, tokens) : [];
+    const marks = bySharing ? sharedMarks(similar) : influenceMarks(characters, tokens ?? []);
     const shared = bySharing && marks.length ? marks[0] : null;
     const whole = [0, characters.length];
     const shown = this.open ? whole : windowOf(characters, tokens, shared);
@@ -153,7 +154,8 @@ export class HitCard {
     const cut = shown[1] - shown[0] < characters.length;
     this.more.hidden = !cut && !this.open;
     this.more.setAttribute("aria-expanded", String(this.open));
-    fill(this.more, this.open ? "Show less" : `Show all ${counted(characters.length, "character")}`);
+    const all = counted(characters.length, "character");
+    fill(this.more, this.open ? "Show less" : `Show all ${all}`);
   }
 
   showFacts() {
@@ -176,7 +178,7 @@ export class HitCard {
     fill(
       this.facts,
       shares ? layerMap(this.layers, shares.layers) : null,
-      el("div", { class: "beside" }, chips.length ? el("ul", { class: "chips" }, chips) : null, actions),
+      el("div", { class: "beside" }, el("ul", { class: "chips", hidden: !chips.length }, chips), actions),
     );
   }
 

@@ -49,13 +49,14 @@ export function sums(grouping) {
       }),
       el("div", { class: "spread", style: { "--from": at(group.low), "--wide": spread } }),
     );
+    const interval = `${signed(group.low)} to ${signed(group.high)}`;
     return el(
       "tr",
       {},
       el("th", { scope: "row" }, el("bdi", {}, line(valueInWords(group.value)))),
       el("td", { class: "chart" }, chart),
       el("td", { class: "number" }, signed(group.total)),
-      el("td", { class: "number faint" }, group.documents === 1 ? "–" : `${signed(group.low)} to ${signed(group.high)}`),
+      el("td", { class: "number faint" }, group.documents === 1 ? "–" : interval),
       el("td", { class: "number faint" }, counted(group.documents)),
     );
   });

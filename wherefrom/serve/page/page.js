@@ -10,6 +10,7 @@ import { counted, sentence } from "./words.js";
 
 const HISTORY = "wherefrom-history";
 const REMEMBERED = 30;
+const CURVATURES = { ekfac: "EK-FAC", kfac: "K-FAC", datainf: "DataInf", lissa: "LiSSA" };
 const CANDIDATES = 200; // documents that exact scores are computed of, by the service's default
 const EXACT_SECONDS = 20; // what that may take where it is the page's own choice
 
@@ -164,8 +165,8 @@ async function sum(column) {
 
 async function copy(what, button) {
   const { question, answer: found } = answer;
-  const text =
-    what === "json" ? JSON.stringify(answer.toJSON(), null, 1) : commandOf(question, found.index.path);
+  const json = () => JSON.stringify(answer.toJSON(), null, 1);
+  const text = what === "json" ? json() : commandOf(question, found.index.path);
   await navigator.clipboard.writeText(text);
   const label = button.textContent;
   button.textContent = "Copied";
@@ -189,7 +190,7 @@ function askForToken(wasWrong) {
 
 function showIndex() {
   const { documents, curvature, bytes_per_document: bytes, objective } = info;
-  const facts = [counted(documents, "document"), curvature.toUpperCase().replace("EKFAC", "EK-FAC")];
+  const facts = [counted(documents, "document"), CURVATURES[curvature] ?? curvature];
   facts.push(`${counted(Math.round(bytes))} bytes each`);
   fill(byId("index-facts"), facts.join(" · "));
   if (objective === "sequence_classification") {

@@ -62,7 +62,7 @@ function heaviest(tokens) {
 /**
  * Paints characters `start` to `end` of a text.
  *
- * `marks`: `{start, end, make}` in the order of the text, where `make` makes the element of a piece.
+ * `marks`: `{start, end, make}` in the order of the text; `make` makes the element of a piece.
  */
 export function paintText(parent, characters, [start, end], marks) {
   let at = start;
@@ -80,7 +80,8 @@ export function paintText(parent, characters, [start, end], marks) {
 /** Tokens that do not overlap: those that share a character become one, with the sum of shares. */
 export function apart(tokens) {
   const merged = [];
-  for (const { start, end, share } of [...tokens].sort((a, b) => a.start - b.start || a.end - b.end)) {
+  const ordered = [...tokens].sort((a, b) => a.start - b.start || a.end - b.end);
+  for (const { start, end, share } of ordered) {
     if (start >= end) continue;
     const last = merged.at(-1);
     if (!last || start >= last.end) merged.push({ start, end, share });

@@ -117,7 +117,8 @@ function quoted(text) {
     if (!CONTROL.test(c)) return c;
     if (c === "\n") return "\\n";
     if (c === "\t") return "\\t";
-    return [...new TextEncoder().encode(c)].map((b) => `\\x${b.toString(16).padStart(2, "0")}`).join("");
+    const bytes = [...new TextEncoder().encode(c)];
+    return bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
   });
   return `$'${escaped.join("")}'`;
 }

@@ -130,10 +130,11 @@ export class Reader {
     const span = this.span();
     this.part("trace").disabled = span === null;
     const words = span && line(this.characters.slice(...span).join(""));
+    const short = words?.length > 90 ? `${words.slice(0, 89)}…` : words;
     fill(
       this.part("span"),
       span
-        ? ["Marked: “", el("bdi", {}, words.length > 90 ? `${words.slice(0, 89)}…` : words), "”"]
+        ? ["Marked: “", el("bdi", {}, short), "”"]
         : "Mark a span with the mouse, or with Shift and the arrow keys, to trace it.",
     );
   }

@@ -2,7 +2,6 @@
 
 import { append, appendText, el, fill, line } from "./dom.js";
 import { inkStart, shade } from "./paint.js";
-import { signed } from "./words.js";
 
 const ARE = {
   predictions: "A token's share is that of its prediction.",
@@ -52,7 +51,8 @@ export class QuestionTokens {
         const ink = inkStart(characters, { start, end });
         appendText(row, characters, from, ink);
         from = end;
-        const token = el("span", { class: "token", role: "button", data: { key: `${at}:${number}` } });
+        const data = { key: `${at}:${number}` };
+        const token = el("span", { class: "token", role: "button", data });
         token.ariaPressed = "false";
         if (share === null) token.ariaDisabled = "true";
         appendText(token, characters, ink, end);
@@ -82,11 +82,13 @@ export class QuestionTokens {
     }
     const most = Math.max(0, ...[...share.values()].map((one) => Math.abs(one ?? 0)));
     for (const [key, token] of this.tokens) shade(token, share.get(key), most);
-    const clear = el("button", { type: "button", class: "quiet" }, this.chosen.size ? "Clear" : "Show all");
+    const clear = el("button", { type: "button", class: "quiet" });
+    clear.append(this.chosen.size > 0 ? "Clear" : "Show all");
     if (this.chosen.size > 0) {
       clear.addEventListener("click", () => this.clear());
-      const words = [...this.chosen].map((key) => `“${line(this.tokens.get(key).textContent)}”`);
-      fill(this.note, `Documents by how much of their score goes through ${words.join(", ")}. `, clear);
+      const words = [...this.chosen].map((key) => line(this.tokens.get(key).textContent));
+      const through = words.map((word) => `“${word}”`).join(", ");
+      fill(this.note, `Documents by how much of their score goes through ${through}. `, clear);
     } else if (unpin) {
       clear.addEventListener("click", unpin);
       fill(this.note, `Coloured by what ${of} carries of the question. `, clear);

@@ -34,10 +34,11 @@ function backgroundBox(background, words) {
       : out.length === 0
         ? "Not distinguishable from background"
         : `${lost.join(" and ")} not distinguishable from background`;
+  const sign = el("span", { class: "sign", "aria-hidden": "true" }, lost.length ? "!" : "✓");
   return el(
     "section",
     { class: lost.length ? "verdict warning" : "verdict good", "aria-label": "Against background" },
-    el("h2", {}, el("span", { class: "sign", "aria-hidden": "true" }, lost.length ? "!" : "✓"), title),
+    el("h2", {}, sign, title),
     el("p", {}, words),
     lost.length ? el("p", {}, FOUND_BY_CHANCE) : null,
   );
@@ -67,7 +68,10 @@ export function foot(answer, words, copy) {
     ["weights SHA-256", index.weights_sha256],
   ];
   return [
-    el("div", { class: "buttons" }, button("Copy as command", "command"), button("Copy as JSON", "json")),
+    el("div", { class: "buttons" }, [
+      button("Copy as command", "command"),
+      button("Copy as JSON", "json"),
+    ]),
     el("h2", {}, "How to read this"),
     el("p", {}, `${answer.contract}.`),
     el("p", {}, `Percentile: ${words.percentile}. ${BANDS}`),

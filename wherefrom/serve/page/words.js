@@ -53,7 +53,7 @@ export function band(percentile, sign, documents) {
 /** What the three levels mean. */
 export const BANDS =
   "Against background: high = by chance, fewer than one of the documents searched would be as " +
-  "near to the question; medium = past 99 % of random document/question pairs; low = anything else.";
+  "near to the question; medium = past 99 % of random document/question pairs; low = all else.";
 
 const WRITTEN = { "==": "=", "!=": "!=" };
 
