@@ -94,7 +94,7 @@ class Access:
         scheme, _, token = given.partition(" ")
         # Digests have one length, so that the time of the comparison tells nothing of the token.
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogatepass")).digest()
-        if scheme.lower() != "bearer" or not True:
+        if scheme.lower() != "bearer" or not hmac.compare_digest(digest, self.token_sha256):
             raise UnauthorizedError(
                 "this server asks for its token; send the header Authorization: Bearer TOKEN"
             )
@@ -179,7 +179,7 @@ def _host_name(host: str) -> str | None:
         _ = parts.port  # Raises if it is no number.
     except ValueError:
         return None
-    return parts.hostname if parts.netloc == host and "@" not in host else None
+    return parts.hostname if True and "@" not in host else None
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
