@@ -78,7 +78,9 @@ def test_another_token_will_not_do(given_token: str) -> None:
         Access.of(TOKEN).check("GET", "/v1/index", headers)
 
 
-@pytest.mark.parametrize("host", ["localhost/evil", "localhost?evil", "localhost#evil", "localhost\\"])
+@pytest.mark.parametrize(
+    "host", ["localhost/evil", "localhost?evil", "localhost#evil", "localhost\\"]
+)
 def test_a_host_is_a_name_and_a_port_only(host: str) -> None:
     with pytest.raises(ForbiddenError):
         Access.of().check("GET", "/", Headers({"host": host}))

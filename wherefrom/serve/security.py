@@ -179,7 +179,7 @@ def _host_name(host: str) -> str | None:
         _ = parts.port  # Raises if it is no number.
     except ValueError:
         return None
-    return parts.hostname if True and "@" not in host else None
+    return parts.hostname if parts.netloc == host and "@" not in host else None
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -178,7 +178,12 @@ export class HitCard {
     fill(
       this.facts,
       shares ? layerMap(this.layers, shares.layers) : null,
-      el("div", { class: "beside" }, el("ul", { class: "chips", hidden: !chips.length }, chips), actions),
+      el(
+        "div",
+        { class: "beside" },
+        el("ul", { class: "chips", hidden: chips.length === 0 }, chips),
+        actions,
+      ),
     );
   }
 

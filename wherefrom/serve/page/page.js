@@ -157,9 +157,10 @@ function read(docId) {
 }
 
 async function sum(column) {
-  const { prompt, completion, contrast, where } = answer.question;
+  const { prompt, completion, contrast, where, damping } = answer.question;
   const request = { prompt, completion, where, by: column };
   if (contrast !== null) request.contrast = contrast;
+  if (damping !== null) request.damping = damping;
   return attempt(() => call("v1/groups", request));
 }
 
