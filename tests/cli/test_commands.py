@@ -302,6 +302,13 @@ def test_defaults_are_those_of_the_library() -> None:
         assert option.type.choices == get_args(kinds)
 
 
+def test_a_misspelt_command_is_told_from_those_nearly_so() -> None:
+    result = CliRunner().invoke(commands, ["qery"])
+    assert result.exit_code == 2
+    assert "Did you mean 'query'?" in result.stderr
+    assert "Did you mean" not in CliRunner().invoke(commands, ["xyzzy"]).stderr
+
+
 @pytest.mark.parametrize("option", ["--prompt", "--completion", "--contrast"])
 def test_text_that_is_no_unicode_is_wrong_usage(index: Path, option: str) -> None:
     result = run("query", index, "--completion", "x", option, os.fsdecode(b"caf\xe9"))

@@ -96,6 +96,14 @@ def test_the_most_similar_documents_have_exact_scores(index: wf.Index) -> None:
         assert one.cosine == pytest.approx(found[one.doc_id].cosine, rel=1e-9)
 
 
+def test_no_hit_is_called_uninfluential(index: wf.Index) -> None:
+    """Its cosine may be like any other's, where its score is large for its length."""
+    flags = index.similarity(ask(index, k=1, sign="proponents"), most_similar=20).most_similar
+    assert any(one.flag for one in flags)
+    flags = index.similarity(ask(index, k=20), most_similar=20).most_similar
+    assert not any(one.flag for one in flags)
+
+
 def test_an_annotated_answer_holds_all_three(index: wf.Index) -> None:
     plain = ask(index, k=3, rerank="recompute")
     answer = index.annotate(plain, group_by=("party", "year"))

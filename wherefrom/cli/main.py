@@ -7,6 +7,7 @@ interrupted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -57,6 +58,22 @@ class LazyGroup(click.Group):
         module, attribute = self._homes[cmd_name].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that is misspelt is told from those that are nearly so.
+
+        Raises:
+            UsageError: There is no such command.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self._homes, n=1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what it fails with becomes one line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,8 @@ def similarity_of(
       questions, and forty passages that the model never saw, in this order) these were 15 % and
       40 % of the proponents among the top ten, and 70 % and 82 % of the opponents, where documents
       at random would be 90 %: for opponents it is the rule.
-    * ``similar but not influential``: one of ``most_similar`` between percentiles 5 and 95, as 90 %
-      of random documents are. On the demo, 45 % and 64 % of the ten most similar. (Between 1 and 99
+    * ``similar but not influential``: one of ``most_similar`` that is no hit and lies between
+      percentiles 5 and 95, as 90 % of random documents do. On the demo, 45 % and 64 % of the ten most similar. (Between 1 and 99
       lay 62 % and 78 %: the twentieth of all documents that lies nearer than 95 % of others is left
       without a flag rather than called uninfluential.)
 
@@ -103,7 +103,14 @@ def similarity_of(
         documents=len(likeness),
         hits=_hits(answer, table, likeness, most_similar),
         most_similar=(
-            _documents(table, best, likeness, influence, manifest if comparable else None)
+            _documents(
+                table,
+                best,
+                likeness,
+                influence,
+                manifest if comparable else None,
+                {hit.doc_id for hit in answer.hits},
+            )
             if len(best)
             else ()
         ),
@@ -209,8 +216,12 @@ def _documents(
     likeness: _Likeness,
     influence: Influence,
     manifest: Manifest | None,
+    listed: Collection[str],
 ) -> tuple[SimilarDocument, ...]:
-    """Documents with their likeness and influence; without percentiles where no manifest is."""
+    """Documents with their likeness and influence; without percentiles where no manifest is.
+
+    Those that the answer lists as influential are not flagged as the opposite.
+    """
     rows = table.rows(ordinals)
     scores, cosines = influence(ordinals)
     found = []
@@ -228,7 +239,7 @@ def _documents(
                 score=float(scores[i]),
                 cosine=cosine,
                 percentile=place,
-                flag=None if place is None else _uninfluential(place),
+                flag=None if rows.doc_ids[i] in listed else _uninfluential(place),
             )
         )
     return tuple(found)
@@ -241,8 +252,8 @@ def _influential(hit: Hit) -> bool:
     return hit.percentile >= least if hit.score > 0.0 else hit.percentile <= 100.0 - least
 
 
-def _uninfluential(place: float) -> SimilarityFlag | None:
-    background = 100.0 - BACKGROUND_BELOW < place < BACKGROUND_BELOW
+def _uninfluential(place: float | None) -> SimilarityFlag | None:
+    background = place is not None and 100.0 - BACKGROUND_BELOW < place < BACKGROUND_BELOW
     return "similar but not influential" if background else None
 
 

@@ -151,9 +151,10 @@ class TextObjective(Objective):
         """
         tokens = tokenise_query(query, self.bound_tokenizer)
         if len(tokens.ids) > self.bound_context:
+            longer = "prompt" if query.prompt else "completion"
             raise QueryError(
                 f"prompt and completion have {len(tokens.ids)} tokens, the index's context is "
-                f"{self.bound_context}; shorten the prompt"
+                f"{self.bound_context}; shorten the {longer}"
             )
         return self.assemble([self.question(query)], [tokens])
 
