@@ -23,6 +23,7 @@ from typing import Any
 import click
 import httpx
 import numpy as np
+import torch
 
 import wherefrom as wf
 from benchmarks.environment import child_variables
@@ -34,6 +35,7 @@ __all__ = ["Load", "load", "measure"]
 
 _SERVED = re.compile(r"Serving .* at (\S+) ")
 _MEMORY = "process_resident_memory_bytes"
+_THREADS = 1
 _RERANKS = ("stored", "recompute")
 
 
@@ -106,6 +108,7 @@ def measure(
     if quick:
         clients, seconds = min(clients, 4), min(seconds, 2.0)
     question = QUESTIONS[1]
+    torch.set_num_threads(_THREADS)  # Sums of another number of threads differ in their last bits.
     figures: list[Figure] = []
     checks: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +159,7 @@ def _serving(index: Path, queue: int) -> Iterator[str]:
         [sys.executable, "-m", "wherefrom", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        env=child_variables(1),
+        env=child_variables(_THREADS),
     ) as process:
         try:
             line = process.stderr.readline() if process.stderr else ""

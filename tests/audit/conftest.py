@@ -40,7 +40,7 @@ def index(index_path: Path) -> wf.Index:
 def entries(index: wf.Index) -> list[Entry]:
     """Three answers and a failure."""
     asked = {"k": 3, "where": {"year": ("<", 2000)}}
-    wanted = Wanted(explain=True, similarity=True, group_by=("party",))
+    wanted = Wanted(explain=True, similarity=True, group_by={"party": None})
     conditions = ("proponent.party == 'Whig'", "answer.tier == 'stored'")
     return list(ask_all(index, QUESTIONS, asked, wanted=wanted, fail_if=conditions))
 

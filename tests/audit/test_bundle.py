@@ -17,6 +17,7 @@ from wherefrom.audit.asking import ask_all
 from wherefrom.audit.bundle import write_bundle
 from wherefrom.audit.canonical import canonical_json, sha256
 from wherefrom.audit.entries import Entry, read_entries
+from wherefrom.audit.recomputation import recompute
 from wherefrom.audit.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from wherefrom.audit.verification import read_bundle
 from wherefrom.errors import IntegrityError, MismatchError, StorageError
@@ -61,7 +62,7 @@ def test_a_bundle_holds_five_files(evidence: Path, index: wf.Index, index_path: 
         fields = json.loads(line)
         assert canonical_json(fields) == line
         assert "seconds" not in fields
-        assert fields.get("index", {}).get("path", "my.index") == "my.index"
+        assert fields.get("index", {}).get("path", "INDEX") == "INDEX"
     environment = json.loads((evidence / "environment.json").read_bytes())
     assert environment["wherefrom"] == wf.__version__
     assert environment["command"] == ["wherefrom", "bundle"]
@@ -191,3 +192,13 @@ def test_statements_are_signed_by_standard_tools(evidence: Path, tmp_path: Path)
     data = statement.read_bytes()
     assert subprocess.run(check, input=data, capture_output=True).returncode == 0
     assert subprocess.run(check, input=data + b" ", capture_output=True).returncode != 0
+
+
+def test_bundles_do_not_depend_on_where_the_index_stands(
+    evidence: Path, index_path: Path, tmp_path: Path
+) -> None:
+    """Years later it has another name."""
+    moved = Path(shutil.copytree(index_path, tmp_path / "archived"))
+    again = recompute(wf.open(moved), read_bundle(evidence).entries)
+    assert again.problems == ()
+    assert again.identical == again.answers

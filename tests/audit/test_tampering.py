@@ -213,7 +213,7 @@ TAMPERINGS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     ),
     "the version": (
         lambda b: predicate(b, lambda p: p.update(wherefrom="0.0.1")),
-        [STATEMENT],
+        [STATEMENT, OTHER_REPORT],
     ),
     "a file more": (lambda b: (b / "notes.txt").touch(), [("file", "notes.txt")]),
     "a folder more": (lambda b: (b / "more").mkdir(), [("file", "more")]),
@@ -379,11 +379,15 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     )
 
 
-def test_a_report_of_another_version_is_not_compared(bundle: Path) -> None:
+def test_a_report_of_another_version_does_not_pass_unasked(bundle: Path) -> None:
+    (bundle / "report.html").write_text("<p>all is well</p>")
     predicate(bundle, lambda fields: fields.update(wherefrom="0.0.1"))
     edit(bundle / "environment.json", lambda fields: fields.update(wherefrom="0.0.1"))
     seal(bundle)
-    read = read_bundle(bundle)
+    (problem,) = read_bundle(bundle).problems
+    assert (problem.kind, problem.where) == OTHER_REPORT
+    assert "wherefrom 0.0.1 wrote it" in problem.detail
+    read = read_bundle(bundle, other_version=True)
     assert read.problems == ()
     assert not read.report_checked
 
@@ -418,8 +422,7 @@ def test_a_forgery_that_fits_together_is_found_by_asking_again(
     again = recompute(index, read_bundle(tmp_path / "forged").entries)
     (problem,) = again.problems
     assert (problem.kind, problem.where) == ("index", "answer union")
-    first = entries[0].answer.proponents[0].doc_id
-    assert problem.detail.startswith(f"differs in proponents.{first}.score; scores by up to ")
+    assert problem.detail.startswith("differs in proponents[0].score; scores by up to ")
     assert again.identical == 3
     assert 0.0 < again.largest_difference < 1e-14
 
@@ -454,21 +457,85 @@ def answered(lines: list[dict]) -> None:
     lines[2]["detail"] = "the weather is bad"
 
 
+def at(*path: str | int, to: Any) -> Callable[[list[dict]], Any]:
+    """A change of one value of the first answer."""
+
+    def change(lines: list[dict]) -> None:
+        owner = lines[0]
+        for step in path[:-1]:
+            owner = owner[step]
+        assert owner[path[-1]] != to
+        owner[path[-1]] = to
+
+    return change
+
+
+FORGED = {
+    ("proponents", 0, "percentile"): 1.0,
+    ("proponents", 0, "metadata", "year"): 1066,
+    ("proponents", 1, "metadata"): {},
+    ("opponents", 0, "cosine"): -0.9,
+    ("opponents", 0, "norm"): 1e9,
+    ("log_likelihood",): -1.0,
+    ("scored_tokens",): 1,
+    ("certificate", "documents"): 10**6,
+    ("certificate", "background"): None,
+    ("explanation", "hits", 0, "elsewhere"): 9.0,
+    ("explanation", "hits", 0, "tokens", 1, "share"): -9.0,
+    ("similarity", "hits", 0, "bm25_rank"): 99,
+    ("similarity", "most_similar", 0, "score"): 9.0,
+    ("groups", 0, "groups", 0, "total"): -1000.0,
+    ("groups", 0, "groups", 0, "documents"): 1,
+    ("groups",): [],
+    ("index", "documents"): 7,
+    ("index", "curvature"): "identity",
+    ("index", "weights_sha256"): "0" * 64,
+}
+
+
+@pytest.mark.parametrize("path", FORGED, ids=lambda path: ".".join(map(str, path)))
+def test_nothing_but_rounding_is_tolerated(
+    asked_again: None, index: wf.Index, sound: tuple[Entry, ...], path: tuple[str | int, ...]
+) -> None:
+    entries = forged(sound, at(*path, to=FORGED[path]))[:1]
+    for tolerance in (None, 1e-6):
+        (problem,) = recompute(index, entries, tolerance=tolerance).problems
+        assert problem.detail.startswith(f"differs in {path[0]}")
+
+
+def test_findings_of_the_gate_are_not_rounded(
+    asked_again: None, index: wf.Index, sound: tuple[Entry, ...]
+) -> None:
+    assert sound[0].gate
+    entries = forged(sound, drop_gate)[:1]
+    (problem,) = recompute(index, entries, tolerance=1e-6).problems
+    assert "other findings of the gate" in problem.detail
+
+
+@pytest.fixture
+def asked_again(monkeypatch: pytest.MonkeyPatch, sound: tuple[Entry, ...]) -> None:
+    """Asked again, questions get the sound answers: so much the tests above have shown."""
+    by_id = {entry.id: entry for entry in sound}
+    monkeypatch.setattr(
+        recomputation, "ask_all", lambda _, asked, *how, **named: [by_id[one.id] for one in asked]
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "exactly", "within"),
     [
-        (raise_score, "differs in proponents.", None),
-        (lambda lines: scale(lines, 1 + 1e-8), "differs in proponents.", None),
+        (raise_score, "differs in proponents[0].score", None),
+        (lambda lines: scale(lines, 1 + 1e-8), "differs in proponents[0].score", None),
         (
             lambda lines: scale(lines, 1.01),
-            "differs in proponents.",
-            "has scores that differ by 0.00",
+            "differs in proponents[0].score",
+            "has scores that differ by 0.0",
         ),
         (lose_first, "names other proponents", "names other proponents"),
-        (exchange, "names other proponents", None),
-        (other_text, "differs in proponents.", "differs in proponents."),
+        (exchange, "names other proponents", "has scores that differ by "),
+        (other_text, "differs in proponents[0].text", "differs in proponents[0].text"),
         (uncertify, "differs in certificate.certified", "differs in certificate.certified"),
-        (other_share, "differs in explanation.hits.", None),
+        (other_share, "differs in explanation.hits[0].layers[0]", None),
         (
             answered,
             "was refused (the weather is bad); asked again, it is refused",
@@ -477,18 +544,13 @@ def answered(lines: list[dict]) -> None:
     ],
 )
 def test_other_answers_are_named(
-    monkeypatch: pytest.MonkeyPatch,
+    asked_again: None,
     index: wf.Index,
     sound: tuple[Entry, ...],
     change: Callable[[list[dict]], Any],
     exactly: str,
     within: str | None,
 ) -> None:
-    # Asked again, questions get the sound answers: so much the test above has shown.
-    by_id = {entry.id: entry for entry in sound}
-    monkeypatch.setattr(
-        recomputation, "ask_all", lambda _, asked, *how, **named: [by_id[one.id] for one in asked]
-    )
     entries = [forged(sound, change)[2 if change is answered else 0]]
     (problem,) = recompute(index, entries).problems
     assert problem.detail.startswith(exactly)

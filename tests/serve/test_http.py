@@ -22,8 +22,9 @@ QUERY = wf.Query(PROMPT, COMPLETION)
 
 
 def timeless(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without the time it took, as JSON reads it back."""
-    return {**json.loads(json.dumps(answer)), "seconds": 0}
+    """An answer without the time it took, as JSON reads it back, and without the index's folder."""
+    read = json.loads(json.dumps(answer))
+    return {**read, "seconds": 0, "index": {**read["index"], "path": "served.index"}}
 
 
 def events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -62,6 +63,7 @@ def test_a_query_is_the_library_s_answer_to_the_last_bit(
     jsonschema.validate(told.json(), json.loads(answer_schema()))
     expected = index.query(prompt=PROMPT, completion=COMPLETION, **options).to_dict()
     assert timeless(told.json()) == timeless(expected)
+    assert told.json()["index"]["path"] == index.path.name == "served.index"
 
 
 def test_a_query_holds_what_it_asks_for_beside_the_answer(
@@ -95,6 +97,7 @@ def test_a_stream_tells_the_same_part_by_part(client: httpx.Client, index: wf.In
     assert timeless(told[0][1]) == timeless(stored.to_dict())
     assert timeless(told[2][1]) == timeless(exact.to_dict())
     assert told[3][1]["certificate"].startswith("Certified")
+    assert told[3][1]["replay"].startswith("wherefrom query served.index --prompt ")
     assert told[1][1]["measured"] == told[3][1]["measured"]
     whole = index.annotate(exact, group_by=("party",))
     assert whole.explanation is not None
@@ -126,16 +129,21 @@ def test_a_stream_fails_with_a_status_or_ends_with_an_error(client: httpx.Client
 
 def test_documents_can_be_explained(client: httpx.Client, index: wf.Index) -> None:
     doc_ids = ["speech 07", "<b>harm</b>"]
-    told = client.post("/v1/explain", json={**ASKED, "doc_ids": doc_ids})
-    expected = asdict(index.explain(QUERY, doc_ids=doc_ids))
-    assert told.json() == json.loads(json.dumps(expected))
+    for damping in (None, 0.7):
+        asked = {**ASKED, "doc_ids": doc_ids, "damping": damping}
+        told = client.post("/v1/explain", json=asked).json()
+        expected = asdict(index.explain(QUERY, doc_ids=doc_ids, damping=damping))
+        assert told == json.loads(json.dumps(expected))
 
 
 def test_influence_can_be_summed(client: httpx.Client, index: wf.Index) -> None:
     where = {"year": [">=", 1850]}
-    told = client.post("/v1/groups", json={**ASKED, "by": "party", "where": where})
-    expected = asdict(index.groups(QUERY, "party", where={"year": (">=", 1850)}))
-    assert told.json() == json.loads(json.dumps(expected))
+    for by, bins, damping in (("party", None, None), ("year", 3, None), ("party", None, 0.7)):
+        asked = {**ASKED, "by": by, "bins": bins, "damping": damping, "where": where}
+        told = client.post("/v1/groups", json=asked).json()
+        passing = {"year": (">=", 1850)}
+        expected = asdict(index.groups(QUERY, by, bins=bins, damping=damping, where=passing))
+        assert told == json.loads(json.dumps(expected))
 
 
 def test_documents_are_read_by_id_and_by_page(client: httpx.Client, index: wf.Index) -> None:

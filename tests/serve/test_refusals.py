@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 import wherefrom as wf
 from served import COMPLETION, PROMPT, TOKEN, Running, running
+from wherefrom.errors import IntegrityError
 from wherefrom.query.index import Index
+from wherefrom.serve.protocol import PatientProtocol
 from wherefrom.serve.service import Limits
 
 ASKED = {"prompt": PROMPT, "completion": COMPLETION, "rerank": "stored"}
@@ -368,7 +370,7 @@ def test_what_nobody_foresaw_is_told_without_its_words(
         assert "secret" not in detail
         until(lambda own=response.headers["x-request-id"]: own in caplog.text)
     monkeypatch.undo()
-    monkeypatch.setattr(Index, "groups", fail)
+    monkeypatch.setattr(Index, "annotate", fail)
     told = client.post("/v1/query/stream", json={**ASKED, "group_by": ["party"]}).text
     assert told.rstrip().split("\n\n")[-1].startswith('event: error\ndata: {"error": "Internal')
 
@@ -429,3 +431,84 @@ def test_clients_that_only_listen_do_not_hold_up_the_end(index: wf.Index) -> Non
             server.stop()
             stream.read()
     assert time.monotonic() - started < 5
+
+
+def test_failures_of_the_index_are_told_to_the_log_only(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise IntegrityError("/secret/documents.lance cannot be read")
+
+    monkeypatch.setattr(Index, "query", fail)
+    monkeypatch.setattr(Index, "documents", fail)
+    responses = [client.post(path, json=ASKED) for path in ("/v1/query", "/v1/query/stream")]
+    responses.append(client.post("/v1/documents", json={}))
+    for response in responses:
+        status, error, detail = refusal(response)
+        assert (status, error) == (500, "FailedError")
+        assert "IntegrityError" in detail
+        assert "secret" not in detail
+        assert f"{detail.split()[-1]} IntegrityError: /secret/documents.lance" in caplog.text
+    unready = client.get("/readyz")
+    assert refusal(unready)[:2] == (503, "UnreadyError")
+    assert client.get("/healthz").status_code == 200
+
+
+def connected(server: Running) -> socket.socket:
+    url = httpx.URL(server.url)
+    assert url.port is not None
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.settimeout(10)
+    connection.connect((url.host, url.port))
+    return connection
+
+
+def test_who_does_not_read_holds_up_nobody(
+    index: wf.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of an answer are computed without waiting for who is to read them."""
+    monkeypatch.setattr(PatientProtocol, "reading_seconds", 0.5)
+    answer = index.query(prompt=PROMPT, completion=COMPLETION, rerank="stored")
+    long = tuple(replace(hit, text="the union " * 100_000) for hit in answer.proponents)
+    monkeypatch.setattr(Index, "query", lambda *_, **__: replace(answer, proponents=long))
+    body = json.dumps({**ASKED, "rerank": "recompute"}).encode()
+    head = "POST /v1/query/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    sent = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    with (
+        running(index, queue=0) as server,
+        server.client() as client,
+        closing(connected(server)) as connection,
+    ):
+        connection.sendall(sent)
+        until(lambda: server.service.model.busy_seconds > 0.0)
+        until(lambda: server.service.model.admitted == 0)
+        until(lambda: 'route="/v1/query/stream"' in client.get("/metrics").text)
+
+
+def closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(4096) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_request_that_does_not_come_is_not_waited_for(
+    index: wf.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_seconds", 0.2)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with running(index) as server:
+        for sent in (b"", whole[:-1]):
+            with closing(connected(server)) as connection:
+                connection.sendall(sent)
+                assert closed(connection)
+        with closing(connected(server)) as connection:
+            connection.sendall(whole)
+            told = b""
+            while b'"ok"}' not in told:
+                told += connection.recv(4096)
+            connection.sendall(whole[:-1])
+            started = time.monotonic()
+            assert closed(connection)
+            assert time.monotonic() - started < 3

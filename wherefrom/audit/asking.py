@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wherefrom.audit.entries import Entry, Failure, Wanted
 from wherefrom.audit.gate import Gate
-from wherefrom.errors import WherefromError
+from wherefrom.errors import QueryError, WherefromError
 from wherefrom.query.answer import Answer
 from wherefrom.query.options import QueryOptions
 from wherefrom.records import Query, QuerySet
@@ -28,13 +28,15 @@ class BatchQuery:
 
     Attributes:
         id: Unique among those asked together.
-        query: What is asked.
+        query: What is asked; ``None`` for what cannot be asked, but is to be on record.
         tags: Further fields, carried through.
+        obstacle: Why it cannot be asked.
     """
 
     id: str
-    query: Query | QuerySet
+    query: Query | QuerySet | None
     tags: Mapping[str, Any] = field(default_factory=dict)
+    obstacle: str = ""
 
 
 def ask_all(
@@ -68,11 +70,13 @@ def ask_all(
     gate = Gate.parse(fail_if, index.manifest.metadata, options.get("sign", "both"))
     for start in range(0, len(asked), _TOGETHER):
         group = asked[start : start + _TOGETHER]
-        outcomes = _outcomes(index, [one.query for one in group], asked_with, wanted)
-        for one, outcome in zip(group, outcomes, strict=True):
+        queries = [one.query for one in group if one.query is not None]
+        outcomes = _outcomes(index, queries, asked_with, wanted)
+        for one in group:
             entry = Entry(
                 one.id, one.query, asked_with, wanted, fail_if=tuple(fail_if), tags=one.tags
             )
+            outcome = QueryError(one.obstacle) if one.query is None else next(outcomes)
             if isinstance(outcome, WherefromError):
                 yield replace(entry, failure=Failure.of(outcome))
             else:
@@ -84,6 +88,8 @@ def _outcomes(
     index: Index, queries: Sequence[Query | QuerySet], options: Mapping[str, Any], wanted: Wanted
 ) -> Iterator[Answer | WherefromError]:
     """Answers by one scan; one by one if that fails, to find out whose fault it is."""
+    if not queries:
+        return
     try:
         answers = index.answers(queries, **options)
     except WherefromError as error:

@@ -8,8 +8,8 @@ A bundle is a directory, or a zip file, of five files::
     report.html       the answers, for people
     statement.json    an in-toto Statement about the four others, to be signed
 
-Times taken are left out of the answers, and of the index's path only the name is kept, so that the
-same answers make the same bytes. (The manifest names the paths that the index was built from.)
+Times taken and the index's path are left out of the answers, so that the same answers make the same
+bytes, wherever the index stands. (The manifest names the paths that the index was built from.)
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.html"
 STATEMENT_FILE = "statement.json"
 ENVIRONMENT_SCHEMA = "wherefrom-environment/1"
+
+_ANY_PATH = "INDEX"
+"""Stands for the index in reports and the commands they show."""
 
 
 def write_bundle(
@@ -109,8 +112,7 @@ def portable(entry: Entry) -> Entry:
     """An entry without the time that it took and the place where its index stood."""
     if entry.answer is None:
         return entry
-    told = dict(entry.answer.index)
-    told["path"] = Path(told["path"]).name
+    told = {**entry.answer.index, "path": _ANY_PATH}
     return replace(entry, answer=replace(entry.answer, index=told, seconds=0.0))
 
 

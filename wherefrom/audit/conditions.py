@@ -10,8 +10,9 @@ A condition is about one hit, about the answer, or both::
 comparisons must hold of the *same* hit. A name is a field of a hit (:data:`HIT_FIELDS`) or a
 metadata column; ``metadata.NAME`` and a name in quotes are always columns. ``answer.`` names one of
 :data:`ANSWER_FIELDS`. Values are strings in quotes (``\`` before a quote or a ``\`` that belongs
-to them), numbers, ``true`` and ``false``. Operators and their meaning are those of filters
-(:mod:`wherefrom.store.filters`). For *or*, give several conditions.
+to them), numbers, ``true`` and ``false``. Operators are those of filters
+(:mod:`wherefrom.store.filters`); of a missing value, ``!=`` and ``not in`` are undecidable
+(:mod:`wherefrom.audit.gate`), and all other comparisons false. For *or*, give several conditions.
 
 Nothing is evaluated as code.
 """

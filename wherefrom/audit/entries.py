@@ -25,7 +25,8 @@ from wherefrom.audit.gate import Finding
 from wherefrom.errors import IntegrityError, QueryError, WherefromError
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
 from wherefrom.query.json_text import as_json
-from wherefrom.records import Query, QuerySet
+from wherefrom.query.options import QueryOptions
+from wherefrom.records import Normalise, Query, QuerySet, Rerank, Sign
 
 __all__ = ["FAILURE_SCHEMA", "Entry", "Failure", "Wanted", "read_answer", "read_entries"]
 
@@ -36,11 +37,17 @@ _OWN = ("id", "tags", "fail_if", "gate")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What else to tell of an answer; see :meth:`wherefrom.Index.annotate`."""
+    """What else to tell of an answer; see :meth:`wherefrom.Index.annotate`.
+
+    Attributes:
+        explain: Shares of layers and tokens.
+        similarity: How alike documents and question are in words.
+        group_by: Sums by these columns, of numbers in so many bins.
+    """
 
     explain: bool = False
     similarity: bool = False
-    group_by: tuple[str, ...] = ()
+    group_by: Mapping[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answer: Answer) -> Wanted:
@@ -48,7 +55,7 @@ class Wanted:
         return cls(
             answer.explanation is not None,
             answer.similarity is not None,
-            tuple(grouping.column for grouping in answer.groups),
+            {grouping.column: grouping.bins for grouping in answer.groups},
         )
 
 
@@ -76,7 +83,7 @@ class Entry:
 
     Attributes:
         id: Unique among the entries of a file.
-        query: What was asked.
+        query: What was asked; ``None`` for what could not be, and so has failed.
         options: How, as arguments of :meth:`wherefrom.Index.query`.
         wanted: What else was to be told of the answer.
         answer: What was answered.
@@ -87,7 +94,7 @@ class Entry:
     """
 
     id: str
-    query: Query | QuerySet
+    query: Query | QuerySet | None
     options: Mapping[str, Any]
     wanted: Wanted
     answer: Answer | None = None
@@ -134,9 +141,11 @@ class Entry:
         if self.answer is not None:
             return self.answer.to_dict() | fields
         failure = {} if self.failure is None else asdict(self.failure)
-        asked = {"query": self.query, "wanted": self.wanted}
-        plain = {name: as_json(asdict(one)) for name, one in asked.items()}
-        plain["options"] = as_json(self.options)
+        plain = {
+            "query": None if self.query is None else as_json(asdict(self.query)),
+            "wanted": as_json(asdict(self.wanted)),
+            "options": as_json(self.options),
+        }
         return {"schema": FAILURE_SCHEMA} | plain | failure | fields
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +166,7 @@ class Entry:
         rest = {key: value for key, value in fields.items() if key not in _OWN}
         try:
             own = _own().validate_python({key: fields[key] for key in _OWN if key in fields})
+            _require_options(rest.get("options"), name)
             if "error" not in rest:
                 answer = read_answer(rest, name)
                 return cls.of(answer, own.id, fail_if=own.fail_if, gate=own.gate, tags=own.tags)
@@ -191,15 +201,50 @@ class _Own:
 
 
 @dataclass(frozen=True, slots=True)
+class _Options:
+    """The fields of :class:`~wherefrom.query.options.QueryOptions`, as JSON has them."""
+
+    k: int = 10
+    sign: Sign = "both"
+    where: dict[str, JsonValue] = field(default_factory=dict)
+    damping: float | None = None
+    normalise: Normalise = "none"
+    rerank: Rerank = "auto"
+    rerank_seconds: float | None = None
+    candidates: int = 100
+    refine: int = 0
+    refine_damping: float | None = None
+    refine_documents: int | None = None
+    backend: str = "scan"
+
+
+@dataclass(frozen=True, slots=True)
 class _Unanswered:
     """What an entry holds in the place of an answer."""
 
-    query: Query | QuerySet
+    query: Query | QuerySet | None
     options: dict[str, JsonValue]
     wanted: Wanted
     schema: str
     error: str
     detail: str
+
+
+def _require_options(options: Any, name: str) -> None:
+    """Refuse options that no question can be asked with.
+
+    Raises:
+        ValidationError: One has another type.
+        IntegrityError: One is not known, or not allowed.
+    """
+    read = asdict(_options().validate_json(canonical_json(options), strict=True))
+    unknown = [key for key in options if key not in read]
+    if unknown:
+        raise IntegrityError(f"{name} has an option {unknown[0]!r}, which there is not")
+    try:
+        QueryOptions(**read)
+    except QueryError as error:
+        raise IntegrityError(f"{name} has options that cannot be: {error}") from error
 
 
 def read_answer(fields: Mapping[str, Any], name: str = "the answer") -> Answer:
@@ -269,6 +314,11 @@ def _first(error: ValidationError) -> str:
 @cache
 def _answers() -> TypeAdapter[Answer]:
     return TypeAdapter(Answer)
+
+
+@cache
+def _options() -> TypeAdapter[_Options]:
+    return TypeAdapter(_Options)
 
 
 @cache

@@ -1,8 +1,9 @@
 """Gates: conditions on answers that stop a pipeline.
 
-A gate fails closed. A comparison with a value that the answer does not hold (a percentile without
-a background, say) is neither true nor false; a condition that hangs on it is *undecidable*, and
-that stops a pipeline as a condition that holds does.
+A gate fails closed. A comparison with a value that was not measured (a percentile without a
+background, say) is neither true nor false, and no more is ``!=`` or ``not in`` with metadata that a
+document lacks; a condition that hangs on one is *undecidable*, and that stops a pipeline as a
+condition that holds does.
 
 A gate sees the hits that an answer holds, at most ``k`` of each sign: ask for enough of them.
 """
@@ -36,6 +37,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "not in": lambda value, given: value not in given,
     "contains": lambda value, given: given in value,
 }
+_EXCLUDING = ("!=", "not in")
 _LISTS: dict[Sign, Hits] = {"proponents": "proponent", "opponents": "opponent"}
 
 
@@ -164,11 +166,14 @@ def _answer_value(name: str, answer: Answer) -> object:
 
 
 def _holds(compared: Comparison, value: object) -> bool | None:
-    """Whether a comparison holds; ``None`` if its value was not measured."""
+    """Whether a comparison holds; ``None`` if nobody can tell."""
     if compared.value is None:
         missing = value is None or value is _UNKNOWN
         return missing == (compared.operator == "==")
     if value is _UNKNOWN:
         return None
-    # As in filters, a missing value passes no comparison, != and not in included.
-    return value is not None and _OPERATORS[compared.operator](value, compared.value)
+    if value is None:
+        # What has no source is not "blocked"; but whether it is none of those that are cleared,
+        # nobody can tell, and filters, which let it pass no comparison, would let it pass a gate.
+        return None if compared.operator in _EXCLUDING else False
+    return _OPERATORS[compared.operator](value, compared.value)

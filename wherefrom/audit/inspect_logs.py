@@ -4,7 +4,8 @@ Reads ``.eval`` and ``.json`` logs by Inspect's own reader (extra ``inspect``). 
 model's last output is the completion, and the conversation before it the prompt, written out as the
 model saw it: by the tokenizer's chat template, and where it has none, as Inspect's provider ``hf``
 writes chats for such models. What a model saw is never guessed: samples for which it is not known
-are left out, with a warning that says how many and why.
+cannot be traced. :func:`read_inspect_log` leaves them out, with a warning that says how many and
+why; :func:`read_samples` names each.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from inspect_ai.model import ChatMessage
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SampleChoice", "TracedSample", "read_inspect_log"]
+__all__ = ["SampleChoice", "TracedSample", "UntracedSample", "read_inspect_log", "read_samples"]
 
 _UNREAD = {"events", "events_data", "store", "timelines"}
 _WRONG = ("I", "N")
@@ -105,6 +106,21 @@ class TracedSample:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class UntracedSample:
+    """A sample of which is not known, as text, what the model saw or said.
+
+    Attributes:
+        id: As for :class:`TracedSample`.
+        tags: Likewise.
+        reason: Why it cannot be traced.
+    """
+
+    id: str
+    tags: dict[str, Any]
+    reason: str
+
+
 def read_inspect_log(
     path: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -125,29 +141,49 @@ def read_inspect_log(
     Warns:
         UserWarning: Samples are left out because what the model saw or said is not known as text.
     """
-    choice = SampleChoice() if choice is None else choice
-    log = _read(Path(path))
-    chosen = _chosen(log.samples or [], choice, str(path))
-    found: list[TracedSample] = []
-    left_out: Counter[str] = Counter()
-    for sample in chosen:
-        try:
-            query = _query(sample, _writing(log, tokenizer))
-        except _UntraceableError as reason:
-            left_out[str(reason)] += 1
-        else:
-            found.append(_traced(log, sample, query))
+    every = read_samples(path, tokenizer, choice)
+    found = [sample for sample in every if isinstance(sample, TracedSample)]
+    left_out = Counter(sample.reason for sample in every if isinstance(sample, UntracedSample))
     if not found:
         raise QueryError(
-            f"{path}: none of {len(chosen)} samples can be traced"
-            + (f" ({_counted(left_out)})" if left_out else "; choose others")
+            f"{path}: none of {len(every)} samples can be traced ({_counted(left_out)})"
         )
     if left_out:
         warnings.warn(
-            f"{path}: {left_out.total()} of {len(chosen)} samples left out: {_counted(left_out)}",
+            f"{path}: {left_out.total()} of {len(every)} samples left out: {_counted(left_out)}",
             UserWarning,
             stacklevel=2,
         )
+    return found
+
+
+def read_samples(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    choice: SampleChoice | None = None,
+) -> list[TracedSample | UntracedSample]:
+    """All samples of a log, in its order: those that cannot be traced as well, for the record.
+
+    Args:
+        path: As for :func:`read_inspect_log`.
+        tokenizer: Likewise.
+        choice: Likewise.
+
+    Raises:
+        MissingExtraError: Inspect is not installed.
+        QueryError: The file is no log, or the choice does not fit it or leaves nothing.
+    """
+    choice = SampleChoice() if choice is None else choice
+    log = _read(Path(path))
+    found: list[TracedSample | UntracedSample] = []
+    for sample in _chosen(log.samples or [], choice, str(path)):
+        try:
+            found.append(_traced(log, sample, _query(sample, _writing(log, tokenizer))))
+        except _UntraceableError as reason:
+            known = _traced(log, sample, Query("", ""))
+            found.append(UntracedSample(known.id, known.tags, str(reason)))
+    if not found:
+        raise QueryError(f"{path}: none of 0 samples can be traced; choose others")
     return found
 
 

@@ -6,8 +6,10 @@ torch, rounds otherwise; scores then agree to a tolerance, which has to be asked
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Recomputation", "recompute"]
 
-_ROUNDED = (int, float)
+_ROUNDED_COUNTS = ("proponents[].rank", "opponents[].rank", "certificate.candidates")
+"""Places of near ties, which are compared by their scores, and how many bounds do not rule out."""
+
+_GIVEN = (
+    "index.",
+    "options.",
+    "where.",
+    "damping",
+    "proponents[].metadata.",
+    "opponents[].metadata.",
+    "groups[].groups[].value",
+)
+"""Fields whose floats nobody computes."""
+
+_SHARES = ("percentile", "_beyond")
+_STEEP = 100.0
+"""What a percentile may differ by, in units of what the cosine that it is of may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +50,8 @@ class Recomputation:
     """What asking again brought.
 
     Attributes:
-        answers: Questions asked again.
-        identical: Those answered with the same bits.
+        answers: Questions on record.
+        identical: Those answered with the same bits; what could not be asked counts, too.
         largest_difference: Of any score, relative to the largest score of its answer.
         problems: Answers that are others.
     """
@@ -56,8 +74,10 @@ def recompute(
     Args:
         index: The index that was asked.
         entries: Of the bundle.
-        tolerance: Largest difference of scores that passes, relative to the largest score of an
-            answer; by default answers must be the same to the last bit, in all they hold.
+        tolerance: Largest difference of floats that passes, relative to the largest value that
+            their field has in the answer (for percentiles a hundred times that); whatever is no
+            float, and the gate's findings, must be the same. By default all must be, to the last
+            bit.
         progress: Called as ``progress(phase, done, total)``.
     """
     problems: list[Problem] = []
@@ -79,7 +99,15 @@ def _again(index: Index, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entr
     """Each entry beside a new one; those that were asked alike share scans."""
     for _, group in groupby(entries, key=_how):
         before = list(group)
-        asked = [BatchQuery(entry.id, entry.query, entry.tags) for entry in before]
+        asked = [
+            BatchQuery(
+                entry.id,
+                entry.query,
+                entry.tags,
+                "" if entry.failure is None else entry.failure.detail,
+            )
+            for entry in before
+        ]
         first = before[0]
         again = ask_all(index, asked, first.options, wanted=first.wanted, fail_if=first.fail_if)
         yield from zip(before, again, strict=True)
@@ -100,16 +128,13 @@ def _compare(entry: Entry, again: Entry, tolerance: float | None) -> tuple[float
             return 0.0, f"names other {sign} than the index does now"
     difference = _largest_difference(entry.answer, again.answer)
     if tolerance is None:
-        first = next(_differences(_plain(entry.answer), _plain(again.answer)), "its bytes")
-        return difference, (
-            f"differs in {first}; scores by up to {difference:.3g} of the largest one"
-        )
+        first = next((path for path, *_ in _differing(entry, again)), "its bytes")
+        return difference, f"differs in {first}; scores by up to {difference:.3g} of the largest"
     if difference > tolerance:
         return difference, (
             f"has scores that differ by {difference:.3g} of the largest one; {tolerance:g} passes"
         )
-    odd = next(_differences(_plain(entry.answer), _plain(again.answer), rounded=True), None)
-    return difference, None if odd is None else f"differs in {odd}"
+    return difference, _beyond(entry, again, tolerance)
 
 
 def _failed(entry: Entry, again: Entry) -> str:
@@ -125,40 +150,79 @@ def _ids(answer: Answer, sign: str) -> list[str]:
 
 
 def _largest_difference(before: Answer, now: Answer) -> float:
+    """Of scores, by document and by place, relative to the largest score of now.
+
+    Near ties may change places; whatever else does, differs by place.
+    """
     scores = {hit.doc_id: hit.score for hit in now.hits}
-    unit = max((abs(hit.score) for hit in before.hits), default=0.0)
-    largest = max((abs(hit.score - scores[hit.doc_id]) for hit in before.hits), default=0.0)
-    return 0.0 if largest == 0.0 else largest / unit if unit else float("inf")
+    unit = max(map(abs, scores.values()), default=0.0)
+    by_document = (abs(hit.score - scores[hit.doc_id]) for hit in before.hits)
+    by_place = (
+        abs(one.score - other.score) for one, other in zip(before.hits, now.hits, strict=True)
+    )
+    largest = max((*by_document, *by_place), default=0.0)
+    return 0.0 if largest == 0.0 else largest / unit if unit else math.inf
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
-    """What is compared: hits by their ids, for near ties may change places."""
-    plain = {
-        **answer.to_dict(),
-        "proponents": {hit.doc_id: asdict(hit) for hit in answer.proponents},
-        "opponents": {hit.doc_id: asdict(hit) for hit in answer.opponents},
-    }
-    for own in ("seconds", "index"):
-        del plain[own]
-    if answer.explanation is not None:
-        plain["explanation"]["hits"] = {hit.doc_id: asdict(hit) for hit in answer.explanation.hits}
-    return plain
+def _beyond(entry: Entry, again: Entry, tolerance: float) -> str | None:
+    """What differs by more than rounding explains, if anything does."""
+    if entry.gate != again.gate:
+        return "has other findings of the gate than its conditions give now"
+    scales = _scales(again)
+    for path, field, before, now in _differing(entry, again):
+        # Only floats are rounded. Two counts depend on them.
+        if field in _ROUNDED_COUNTS:
+            continue
+        rounded = type(before) is type(now) is float and not field.startswith(_GIVEN)
+        if not rounded:
+            return f"differs in {path}"
+        steep = _STEEP if field.endswith(_SHARES) else 1.0
+        if not abs(before - now) <= tolerance * steep * scales[field]:
+            return f"differs in {path}: {before!r}, asked again {now!r}"
+    return None
 
 
-def _differences(before: Any, now: Any, where: str = "", *, rounded: bool = False) -> Iterator[str]:
-    """Paths at which two plain values differ; ``rounded`` passes over numbers that may be so."""
-    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        for key, value in before.items():
-            path = f"{where}.{key}" if where else str(key)
-            yield from _differences(value, now[key], path, rounded=rounded)
-    elif (
-        isinstance(before, (list, tuple))
-        and isinstance(now, (list, tuple))
-        and len(before) == len(now)
-    ):
-        for place, (one, other) in enumerate(zip(before, now, strict=True)):
-            yield from _differences(one, other, f"{where}[{place}]", rounded=rounded)
-    elif before != now or type(before) is not type(now):
-        numbers = all(type(value) in _ROUNDED for value in (before, now))
-        if not (rounded and numbers):
-            yield where
+def _scales(entry: Entry) -> dict[str, float]:
+    """The largest absolute value of each field that is a float, as it was found now."""
+    scales: dict[str, float] = {}
+    for _, field, value in _leaves(_plain(entry, entry), "", ""):
+        if type(value) is float:
+            scales[field] = max(scales.get(field, 0.0), abs(value))
+    return scales
+
+
+def _differing(entry: Entry, again: Entry) -> Iterator[tuple[str, str, Any, Any]]:
+    """Path, field, and both values, wherever two answers differ."""
+    missing = object()
+    told = {path: (field, value) for path, field, value in _leaves(_plain(entry, entry), "", "")}
+    found = {path: (field, value) for path, field, value in _leaves(_plain(again, entry), "", "")}
+    for path in (*told, *(path for path in found if path not in told)):
+        field, before = told.get(path, (path, missing))
+        _, now = found.get(path, (path, missing))
+        if before != now or type(before) is not type(now):
+            yield path, field, before, now
+
+
+def _plain(entry: Entry, order: Entry) -> Any:
+    """An answer as it stands in a bundle, with its documents in the order of another one."""
+    fields = json.loads(bundle_line(portable(entry)))
+    places = {} if order.answer is None else {h.doc_id: i for i, h in enumerate(order.answer.hits)}
+    lists = [(fields, "proponents"), (fields, "opponents")]
+    lists += [(fields[name], "hits") for name in ("explanation", "similarity") if fields[name]]
+    for owner, name in lists:
+        owner[name].sort(key=lambda hit: places.get(hit["doc_id"], len(places)))
+    return fields
+
+
+def _leaves(value: Any, path: str, field: str) -> Iterator[tuple[str, str, Any]]:
+    """Path, field (the path without places in lists) and value of all that is no container."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            dot = "." if path else ""
+            yield from _leaves(inner, f"{path}{dot}{key}", f"{field}{dot}{key}")
+    elif isinstance(value, list):
+        yield f"{path}.length", f"{field}.length", len(value)
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{place}]", f"{field}[]")
+    else:
+        yield path, field, value

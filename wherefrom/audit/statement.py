@@ -61,7 +61,10 @@ class Subject(Record):
 
 
 class QuestionDigest(Record):
-    """A question, by the SHA-256 of its canonical JSON; the answers hold it in words."""
+    """A question, by the SHA-256 of its canonical JSON; the answers hold it in words.
+
+    What could not be asked is ``null``.
+    """
 
     id: str
     sha256: _Sha256
@@ -157,8 +160,7 @@ def make_predicate(entries: Sequence[Entry], command: Sequence[str], version: st
         version: Of wherefrom.
     """
     questions = tuple(
-        QuestionDigest(id=entry.id, sha256=sha256(canonical_json(asdict(entry.query))))
-        for entry in entries
+        QuestionDigest(id=entry.id, sha256=_question_sha256(entry)) for entry in entries
     )
     contracts = dict.fromkeys(
         measurement_of(entry.query, entry.answer.index.get("objective")).contract
@@ -214,6 +216,10 @@ def read_statement(data: bytes, name: str) -> Statement:
     if statement.to_bytes() != data:
         raise IntegrityError(f"{name} is not written as wherefrom writes it (canonical JSON)")
     return statement
+
+
+def _question_sha256(entry: Entry) -> str:
+    return sha256(canonical_json(None if entry.query is None else asdict(entry.query)))
 
 
 def _certificates(entries: Sequence[Entry]) -> CertificateSummary:

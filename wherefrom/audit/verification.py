@@ -97,11 +97,13 @@ class _Check:
         self.problems.append(Problem(kind, where, detail))
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, *, other_version: bool = False) -> Bundle:
     """Read a bundle and check all that can be checked without its index.
 
     Args:
         path: A directory or zip file.
+        other_version: Whether to let a report pass that another version of wherefrom wrote, which
+            cannot be made again to compare: who has no signature can then not trust it.
 
     Raises:
         NotAnIndexError: There is neither.
@@ -130,9 +132,7 @@ def read_bundle(path: Path) -> Bundle:
         _check_subjects(check, statement, manifest)
         if entries is not None:
             _check_predicate(check, statement.predicate, entries)
-            report_checked = statement.predicate.wherefrom == metadata.version("wherefrom")
-            if report_checked and REPORT_FILE in check.files:
-                _check_report(check, entries)
+            report_checked = _check_report(check, statement.predicate, entries, other_version)
     if entries is not None and manifest is not None:
         _check_entries(check, entries, manifest)
     return Bundle(
@@ -247,9 +247,25 @@ def _check_predicate(check: _Check, predicate: Predicate, entries: Sequence[Entr
             check.note("statement", STATEMENT_FILE, detail)
 
 
-def _check_report(check: _Check, entries: Sequence[Entry]) -> None:
-    if render_report(entries) != check.files[REPORT_FILE]:
+def _check_report(
+    check: _Check, predicate: Predicate, entries: Sequence[Entry], other_version: bool
+) -> bool:
+    """Make the report again and compare; whether that could be done."""
+    data = check.files.get(REPORT_FILE)
+    if data is None:
+        return False
+    writer, reader = predicate.wherefrom, metadata.version("wherefrom")
+    if writer != reader:
+        if not other_version:
+            detail = (
+                f"cannot be made again to compare: wherefrom {writer} wrote it, this is {reader}; "
+                "verify with that version, or let it pass with --other-version"
+            )
+            check.note("report", REPORT_FILE, detail)
+        return False
+    if render_report(entries) != data:
         check.note("report", REPORT_FILE, f"is not the report on {ANSWERS_FILE}")
+    return True
 
 
 def _check_entries(check: _Check, entries: Sequence[Entry], manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ import click
 
 from wherefrom.audit.entries import Entry
 from wherefrom.cli.failures import Failed, Interrupted
-from wherefrom.cli.gate import GATE_STATUS, tell_gate
+from wherefrom.cli.gate import GATE_STATUS, note_unseen, tell_gate
 from wherefrom.cli.progress import progress_bars
 from wherefrom.errors import QueryError, StorageError
 from wherefrom.query.answer import Answer
@@ -23,6 +23,7 @@ from wherefrom.store import storage_errors
 
 if TYPE_CHECKING:
     from wherefrom.audit.asking import BatchQuery
+    from wherefrom.cli.query_options import Asked
     from wherefrom.query.index import Index
 
 __all__ = [
@@ -80,16 +81,18 @@ class BatchSource:
         if self.log is None:
             return self.read
         from wherefrom.audit.asking import BatchQuery
-        from wherefrom.audit.inspect_logs import SampleChoice, read_inspect_log
-        from wherefrom.cli.failures import one_line_warnings
+        from wherefrom.audit.inspect_logs import SampleChoice, TracedSample, read_samples
         from wherefrom.gradients.objectives import TextObjective
 
         objective = index.asker.extractor.objective
         tokenizer = objective.bound_tokenizer if isinstance(objective, TextObjective) else None
         choice = SampleChoice(scorer=self.scorer, incorrect=self.incorrect)
-        with one_line_warnings():
-            samples = read_inspect_log(self.log, tokenizer, choice)
-        return [BatchQuery(sample.id, sample.query, sample.tags) for sample in samples]
+        return [
+            BatchQuery(sample.id, sample.query, sample.tags)
+            if isinstance(sample, TracedSample)
+            else BatchQuery(sample.id, None, sample.tags, f"cannot be traced: {sample.reason}")
+            for sample in read_samples(self.log, tokenizer, choice)
+        ]
 
 
 def require_writable(path: Path | None, *, overwrite: bool = False) -> None:
@@ -115,7 +118,7 @@ def collect(
         entries: As they are answered.
         total: How many there will be.
         jsonl: Where to write them, if anywhere; ``-`` is standard output.
-        whole: Whether to keep the answers; else what became of them only.
+        whole: Whether to keep the answers; else only what became of them, without hits.
 
     Raises:
         StorageError: The disk refuses.
@@ -128,12 +131,22 @@ def collect(
                 if to is not None:
                     to.write(f"{json_text(entry.to_dict())}\n".encode())
                     to.flush()
-                done.append(entry if whole else replace(entry, answer=None))
+                done.append(entry if whole else _bare(entry))
                 progress("asking", len(done), total)
     except KeyboardInterrupt as interrupt:
         kept = "nothing was kept" if jsonl is None else f"{jsonl} holds their answers"
         raise Interrupted(f"{len(done)} of {total} questions were asked; {kept}") from interrupt
     return done
+
+
+def _bare(entry: Entry) -> Entry:
+    """An entry that holds little memory."""
+    if entry.answer is None:
+        return entry
+    bare = replace(
+        entry.answer, proponents=(), opponents=(), explanation=None, similarity=None, groups=()
+    )
+    return replace(entry, answer=bare)
 
 
 @contextmanager
@@ -195,7 +208,7 @@ def batch_summary(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def finish_batch(ctx: click.Context, entries: Sequence[Entry]) -> None:
+def finish_batch(ctx: click.Context, entries: Sequence[Entry], asked: Asked) -> None:
     """Say what failed and what the gate stopped, a line each, and end accordingly.
 
     Raises:
@@ -209,5 +222,6 @@ def finish_batch(ctx: click.Context, entries: Sequence[Entry]) -> None:
             click.echo(f"wherefrom: unanswered: {line}", err=True)
     if tell_gate(entries, named=True):
         ctx.exit(GATE_STATUS)
+    note_unseen(entries, asked)
     if failed:
         raise Failed(f"{failed:,} of {len(entries):,} questions could not be answered")

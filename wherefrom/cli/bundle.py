@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
     from wherefrom.audit.entries import Entry
+    from wherefrom.query.index import Index
 
 __all__ = ["BUNDLE_SCHEMA", "bundle"]
 
@@ -86,25 +88,13 @@ def bundle(ctx: click.Context, /, index: Path, **given: Any) -> None:
     manifest = Manifest.read(index)
     require_free(given["out"])
     command = _command(ctx)
+    asked = None
     if given["answers"] is not None:
         entries = _answered(given["answers"])
         statement = write_bundle(given["out"], entries, manifest, command=command)
     else:
-        from wherefrom.api import open as open_index
-        from wherefrom.audit.asking import ask_all
-        from wherefrom.cli.batch import BatchSource, collect
-        from wherefrom.cli.failures import one_line_warnings
-
         asked = Asked.checked(given, index, manifest)
-        source = BatchSource.checked(given)
-        models = {name: given[name] for name in ("model", "base_model", "device")}
-        opened = open_index(index, **models)
-        batch = source.questions(opened)
-        with one_line_warnings():
-            asking_all = ask_all(
-                opened, batch, asked.options, wanted=asked.wanted, fail_if=asked.fail_if
-            )
-            entries = collect(asking_all, len(batch), None)
+        opened, entries = _ask(index, asked, given)
         statement = write_bundle(given["out"], entries, manifest, command=command, index=opened)
     if given["as_json"]:
         summary = {**batch_summary(entries), "schema": BUNDLE_SCHEMA}
@@ -114,8 +104,24 @@ def bundle(ctx: click.Context, /, index: Path, **given: Any) -> None:
             f"{len(entries):,} questions and their answers are in {given['out']}; "
             f"statement SHA-256 {statement.digest}"
         )
-    if given["answers"] is None:
-        finish_batch(ctx, entries)
+    if asked is not None:
+        finish_batch(ctx, entries, asked)
+
+
+def _ask(index: Path, asked: Asked, given: Mapping[str, Any]) -> tuple[Index, list[Entry]]:
+    """Ask the questions that are given."""
+    from wherefrom.api import open as open_index
+    from wherefrom.audit.asking import ask_all
+    from wherefrom.cli.batch import BatchSource, collect
+    from wherefrom.cli.failures import one_line_warnings
+
+    source = BatchSource.checked(given)
+    models = {name: given[name] for name in ("model", "base_model", "device")}
+    opened = open_index(index, **models)
+    batch = source.questions(opened)
+    with one_line_warnings():
+        entries = ask_all(opened, batch, asked.options, wanted=asked.wanted, fail_if=asked.fail_if)
+        return opened, collect(entries, len(batch), None)
 
 
 def _answered(path: Path) -> list[Entry]:

@@ -33,9 +33,12 @@ fish  wherefrom completion fish > ~/.config/fish/completions/wherefrom.fish
 
 
 @click.command(short_help="Print the script that completes commands in a shell.", epilog=_WHERE)
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print a script that has SHELL complete commands, options, and an index's columns."""
+    """Print a script that has SHELL complete commands, options, and an index's columns.
+
+    SHELL is bash, zsh or fish.
+    """
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"click has no completion for {shell}; take one of bash, zsh, fish")

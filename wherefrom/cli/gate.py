@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,10 @@ from wherefrom.audit.entries import Entry
 from wherefrom.audit.gate import Finding
 from wherefrom.query.printable import excerpt, printable
 
-__all__ = ["GATE_STATUS", "tell_gate"]
+if TYPE_CHECKING:
+    from wherefrom.cli.query_options import Asked
+
+__all__ = ["GATE_STATUS", "note_unseen", "tell_gate"]
 
 GATE_STATUS = 3
 """Exit status where a condition of ``--fail-if`` holds, or cannot be decided."""
@@ -35,6 +39,26 @@ def tell_gate(entries: Iterable[Entry], *, named: bool) -> bool:
             where = f"{_name(entry.id)}: " if named else ""
             click.echo(f"wherefrom: gate: {where}{_told(finding)}", err=True)
     return stopped
+
+
+def note_unseen(entries: Iterable[Entry], asked: Asked) -> None:
+    """Say on stderr, where a gate let pass, that it saw the strongest hits only.
+
+    Args:
+        entries: The answers.
+        asked: Holds the gate, and how many hits were asked for.
+    """
+    k = asked.options["k"]
+    most = max(
+        (entry.answer.certificate.documents for entry in entries if entry.answer is not None),
+        default=0,
+    )
+    if asked.gate_sees_hits and most > k:
+        click.echo(
+            f"wherefrom: note: the gate saw the {k:,} strongest hits of a sign, at most, of "
+            f"{most:,} documents; a larger -k holds more of them against it",
+            err=True,
+        )
 
 
 def _told(finding: Finding) -> str:

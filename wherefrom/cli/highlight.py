@@ -88,11 +88,12 @@ def words_of(text: str, tokens: Iterable[TokenShare]) -> list[TokenShare]:
     """Tokens joined into words, whose shares are the sums of theirs.
 
     So are tokens that share a character (bytes of one letter). Those that are context only join
-    none. White space at the edges belongs to no word.
+    none, and those that stand for no text are left out. White space at the edges belongs to no
+    word.
     """
     words: list[TokenShare] = []
     for token in tokens:
-        if token.share is None:
+        if token.share is None or not token.stands_for_text:
             continue
         start, end = _stripped(text, token.start, token.end)
         if start == end:

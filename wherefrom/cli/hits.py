@@ -17,23 +17,22 @@ from rich.table import Table
 from rich.text import Text
 
 from wherefrom.cli.highlight import marked, plain
-from wherefrom.cli.shares import strongest_layers, strongest_words
+from wherefrom.cli.shares import score_parts, strongest_layers, strongest_words
 from wherefrom.query.answer import Answer
 from wherefrom.query.explanation import HitSimilarity, SimilarDocument, SimilarityFlag
 from wherefrom.query.printable import excerpt, printable
 from wherefrom.query.wording import (
+    LEAST_RUN,
     percentile_in_words,
     ranked_by,
     ranked_value,
+    run_in_words,
     signed,
     value_in_words,
 )
 from wherefrom.records import Hit
 
-__all__ = ["MARKED_RUN", "print_hits", "print_similar"]
-
-MARKED_RUN = 3
-"""Words from which on a run that the question holds too is pointed out."""
+__all__ = ["print_hits", "print_similar"]
 
 _WIDEST_METADATA = 22
 _GAP = 3
@@ -136,7 +135,7 @@ def print_similar(documents: Sequence[SimilarDocument], console: Console) -> Non
     first = [_Column("BM25", [f"{one.bm25:.2f}" for one in documents], "BM25 ")]
     measures = [
         _Column("nats", [signed(one.score) for one in documents], after=" nats"),
-        _Column("run", [str(one.shared_words) for one in documents], "run "),
+        _Column("run", [run_in_words(one.shared_words) for one in documents], "run "),
     ]
     known = [one.percentile for one in documents if one.percentile is not None]
     if len(known) == len(documents):
@@ -159,7 +158,7 @@ def _in_words(alike: Sequence[HitSimilarity | None]) -> list[_Column]:
     if len(known) < len(alike):
         return []
     ranks = [f"#{one.bm25_rank:,}" if one.bm25 > 0 else "–" for one in known]
-    runs = [str(one.shared_words) for one in known]
+    runs = [run_in_words(one.shared_words) for one in known]
     clusters = ["" if one.cluster is None else str(one.cluster) for one in known]
     columns = [_Column("BM25", ranks, "BM25 "), _Column("run", runs, "run ")]
     return [*columns, _Column("alike", clusters, "alike ")] if any(clusters) else columns
@@ -171,11 +170,11 @@ def _body(
     """A document's text around what matters in it, and what it is made of."""
     shares = None if answer.explanation is None else answer.explanation.of(hit.doc_id)
     run = None
-    if similar is not None and similar.shared_words >= MARKED_RUN:
+    if similar is not None and similar.shared_words >= LEAST_RUN:
         run = (similar.shared_start, similar.shared_end)
     lines: list[Text] = []
     facts: list[str] = []
-    layers: list[str] = []
+    parts: list[str] = []
     if hit.text:
         tokens = None if shares is None else shares.tokens
         cells = max(_LEAST_CELLS, _LINES * width)
@@ -189,8 +188,10 @@ def _body(
         if run is not None and not passage.holds_run:
             facts.append(f"run «{excerpt(hit.text[slice(*run)], _QUOTED)}»")
     if shares is not None and answer.explanation is not None:
-        layers = [f"layers {strongest_layers(answer.explanation, shares)}"]
-    told = ["; ".join(facts), *layers]
+        places = score_parts(shares)
+        parts += [f"parts {places}"] if places else []
+        parts.append(f"layers {strongest_layers(answer.explanation, shares)}")
+    told = ["; ".join(facts), *parts]
     return [*lines, *(Text(line, "dim") for line in told if line)]
 
 

@@ -216,7 +216,7 @@ def _ask_one(
     from wherefrom.audit.gate import Gate
     from wherefrom.cli.batch import collect, write_tables
     from wherefrom.cli.failures import one_line_warnings
-    from wherefrom.cli.gate import GATE_STATUS, tell_gate
+    from wherefrom.cli.gate import GATE_STATUS, note_unseen, tell_gate
     from wherefrom.cli.render import answer_table, emit_json, terminal
 
     with one_line_warnings():
@@ -231,6 +231,7 @@ def _ask_one(
     write_tables([("", answer)], given["html"], given["csv"], given["parquet"])
     if tell_gate([entry], named=False):
         ctx.exit(GATE_STATUS)
+    note_unseen([entry], asked)
 
 
 def _ask_many(
@@ -254,7 +255,7 @@ def _ask_many(
     write_tables(answers, html, csv, parquet)
     if given["as_json"]:
         emit_json(batch_summary(done))
-    finish_batch(ctx, done)
+    finish_batch(ctx, done, asked)
 
 
 def _require_one_question(given: Mapping[str, Any]) -> None:

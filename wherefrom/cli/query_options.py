@@ -198,7 +198,8 @@ wanted_options = _in_order(
         multiple=True,
         metavar="COLUMN",
         shell_complete=complete_columns,
-        help="Also sum the influence of all documents by a metadata column. May be repeated.",
+        help="Also sum the influence of all documents by a metadata column; one of numbers in "
+        "bins, as year:10. May be repeated.",
     ),
 )
 """What else to tell of an answer."""
@@ -210,7 +211,7 @@ gate_options = _in_order(
         metavar="CONDITION",
         help="End with exit status 3 if this holds of a hit, as \"proponent.source == 'blocked' "
         'and percentile > 99", or of the answer, as "answer.certified == false"; and if it cannot '
-        "be decided. May be repeated; any one will do.",
+        "be decided. Sees the -k hits of a sign only. May be repeated; any one will do.",
     ),
 )
 """Conditions that stop a pipeline."""
@@ -242,11 +243,13 @@ class Asked:
         options: Arguments of :meth:`wherefrom.Index.query` but for the question.
         wanted: What else to tell of answers.
         fail_if: Conditions of the gate.
+        gate_sees_hits: Whether one of them is about hits.
     """
 
     options: dict[str, Any]
     wanted: Wanted
     fail_if: tuple[str, ...]
+    gate_sees_hits: bool
 
     @classmethod
     def checked(cls, given: Mapping[str, Any], index: Path, manifest: Manifest) -> Asked:
@@ -264,15 +267,28 @@ class Asked:
         options["where"] = parse_wheres(given["clauses"], manifest.metadata)
         if options["backend"] != "scan":
             find_accelerator(options["backend"], manifest.accelerators, index)
-        for column in given["group_by"]:
-            if column not in manifest.metadata:
-                raise FilterError(
-                    f"no metadata column {column!r} to group by; the index has "
-                    f"{', '.join(manifest.metadata) or 'none'}"
-                )
-        Gate.parse(given["fail_if"], manifest.metadata, options["sign"])
-        wanted = Wanted(given["explain"], given["similarity"], given["group_by"])
-        return cls(options, wanted, given["fail_if"])
+        gate = Gate.parse(given["fail_if"], manifest.metadata, options["sign"])
+        sees_hits = any(condition.hits is not None for condition in gate.conditions)
+        group_by = dict(_column_and_bins(text, manifest) for text in given["group_by"])
+        wanted = Wanted(given["explain"], given["similarity"], group_by)
+        return cls(options, wanted, given["fail_if"], sees_hits)
+
+
+def _column_and_bins(text: str, manifest: Manifest) -> tuple[str, int | None]:
+    """What to group by: a column, or a column and a number of bins.
+
+    Raises:
+        FilterError: There is no such column.
+    """
+    column, _, bins = text.rpartition(":")
+    if text not in manifest.metadata and column in manifest.metadata and bins.isdecimal():
+        return column, int(bins)
+    if text not in manifest.metadata:
+        raise FilterError(
+            f"no metadata column {text!r} to group by; the index has "
+            f"{', '.join(manifest.metadata) or 'none'}"
+        )
+    return text, None
 
 
 def require_batch(ctx: click.Context) -> None:

@@ -22,12 +22,13 @@ from wherefrom.cli.heat_map import heat_table
 from wherefrom.cli.highlight import LOWERS, RAISES, legend, plain
 from wherefrom.cli.hits import print_hits, print_similar
 from wherefrom.cli.question import fact_grid, question_facts
-from wherefrom.cli.shares import question_lines
+from wherefrom.cli.shares import question_lines, question_parts
 from wherefrom.cli.stand_ins import STAND_INS
 from wherefrom.query.answer import Answer
 from wherefrom.query.explanation import HitShares, TokensAre
 from wherefrom.query.printable import printable
 from wherefrom.query.wording import (
+    LEAST_RUN,
     NO_PROOF,
     PERCENTILE,
     background_in_words,
@@ -167,7 +168,10 @@ def _shares_of(answer: Answer, hits: Sequence[Hit]) -> list[HitShares]:
 
 def _print_question(answer: Answer, hits: Sequence[Hit], console: Console) -> None:
     """What of the question some documents act on."""
-    lines = question_lines(_shares_of(answer, hits), _LINES * console.width, plain=plain(console))
+    shares = _shares_of(answer, hits)
+    lines = question_lines(shares, _LINES * console.width, plain=plain(console))
+    parts = question_parts(shares) if lines else None
+    lines += [Text(parts, "dim")] if parts else []
     label = "acting on"
     console.print(fact_grid([("" if i else label, line) for i, line in enumerate(lines)]))
 
@@ -191,7 +195,8 @@ def _legend(answer: Answer, console: Console) -> list[Text]:
         among = f"{answer.similarity.documents:,} documents"
         said.append(f"BM25 = rank among {among} by the words of the question")
         said.append(
-            "run = how many words in a row both hold; alike = near-duplicates have a number"
+            f"run = how many words in a row both hold, from {LEAST_RUN} up; alike = near-duplicates "
+            "have a number"
         )
     marks: list[Text] = []
     explanation = answer.explanation

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 from rich.text import Text
 
@@ -16,9 +18,16 @@ from wherefrom.query.explanation import (
     TokenShare,
 )
 from wherefrom.query.printable import printable
-from wherefrom.query.wording import signed
+from wherefrom.query.wording import parts_in_words, signed
 
-__all__ = ["part_in_words", "question_lines", "strongest_layers", "strongest_words"]
+__all__ = [
+    "part_in_words",
+    "question_lines",
+    "question_parts",
+    "score_parts",
+    "strongest_layers",
+    "strongest_words",
+]
 
 _STRONGEST = 3
 _TEXTS_SHOWN = 3
@@ -72,6 +81,34 @@ def question_lines(hits: Sequence[HitShares], cells: int, *, plain: bool) -> lis
         marked(text.text, _summed(same), cells, plain=plain).line
         for text, same in zip(asked[0][:_TEXTS_SHOWN], zip(*asked, strict=True), strict=False)
     ]
+
+
+def score_parts(shares: HitShares) -> str | None:
+    """Where in a document its score lies; ``None`` where all of it lies on the text."""
+    found = shares.parts()
+    if found is None or not (found.special or found.elsewhere):
+        return None
+    told = {
+        "on the text": found.text,
+        "on special tokens": found.special,
+        "in layers that see no tokens": found.elsewhere,
+    }
+    return ", ".join(
+        f"{part_in_words(part, shares.score)} {place}" for place, part in told.items() if part
+    )
+
+
+def question_parts(hits: Sequence[HitShares]) -> str | None:
+    """Where in the texts asked about the summed scores of several hits lie.
+
+    Args:
+        hits: At least one.
+
+    Returns:
+        In words; ``None`` where all of it lies on the texts, or that is not known.
+    """
+    parts = [found for hit in hits if (found := hit.question_parts()) is not None]
+    return parts_in_words(reduce(add, parts)) if len(parts) == len(hits) else None
 
 
 def _strongest(named: Sequence[tuple[str, float]], score: float) -> str:

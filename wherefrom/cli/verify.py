@@ -39,6 +39,12 @@ VERIFY_SCHEMA = "wherefrom-verify/1"
     help="Let scores differ by so much of an answer's largest one, as 1e-6, for another machine "
     "rounds otherwise.",
 )
+@click.option(
+    "--other-version",
+    is_flag=True,
+    help="Let a report pass that another version of wherefrom wrote, which cannot be made again to "
+    "compare.",
+)
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -60,7 +66,7 @@ def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
 
     if (path / "documents.lance").is_dir():
         raise NotAnIndexError(f"{path} is an index; give a bundle that wherefrom bundle wrote")
-    bundle = read_bundle(path)
+    bundle = read_bundle(path, other_version=given["other_version"])
     problems = list(bundle.problems)
     again = None
     if given["index"] is not None:
@@ -109,6 +115,7 @@ def _summary(
         "ok": not problems,
         "problems": [asdict(problem) for problem in problems],
         "questions": len(bundle.entries),
+        "unaskable": _unaskable(bundle),
         "manifest_sha256": None if bundle.manifest is None else bundle.manifest.digest,
         "signatures": list(bundle.signatures),
         "report_checked": bundle.report_checked,
@@ -127,6 +134,8 @@ def _tell(
         click.echo(f"wherefrom: verify: {problem.kind}: {line}", err=True)
     for name in bundle.signatures:
         click.echo(f"{name} is there; check it with the tool that made it.", err=True)
+    if not problems and not bundle.report_checked:
+        click.echo("report.html was not compared: another version of wherefrom wrote it.", err=True)
     if problems:
         count = "1 thing does" if len(problems) == 1 else f"{len(problems):,} things do"
         rest = "; nothing was asked again" if asked and again is None else ""
@@ -142,4 +151,11 @@ def _tell(
             f"{questions} asked again, {again.identical:,} with the same answers to the last bit, "
             f"the others' scores within {again.largest_difference:.2g} of the largest"
         )
+    if unaskable := _unaskable(bundle):
+        told += f"; {unaskable:,} on record could not be asked in the first place"
     click.echo(f"{printable(str(bundle.path))}: {told}.")
+
+
+def _unaskable(bundle: Bundle) -> int:
+    """How many outputs are on record that were never asked about, and cannot be checked."""
+    return sum(entry.query is None for entry in bundle.entries)

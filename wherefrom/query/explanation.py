@@ -5,6 +5,8 @@ Plain records, as :class:`~wherefrom.query.answer.Answer` holds them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +21,7 @@ __all__ = [
     "HitSimilarity",
     "LayerName",
     "QuestionShares",
+    "ScoreParts",
     "SimilarDocument",
     "Similarity",
     "SimilarityFlag",
@@ -67,6 +70,33 @@ class TokenShare:
     end: int
     share: float | None
 
+    @property
+    def stands_for_text(self) -> bool:
+        """Whether it stands for any characters, as special tokens do not."""
+        return self.start < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreParts:
+    """Where a score lies; the parts sum to it.
+
+    Attributes:
+        text: Nats on the characters of the text.
+        special: Nats on tokens that stand for none of them: ``[CLS]``, the end of a text.
+        elsewhere: Nats of layers that see no tokens.
+    """
+
+    text: float
+    special: float
+    elsewhere: float
+
+    def __add__(self, other: ScoreParts) -> ScoreParts:
+        return ScoreParts(
+            self.text + other.text,
+            self.special + other.special,
+            self.elsewhere + other.elsewhere,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class QuestionShares:
@@ -105,6 +135,17 @@ class HitShares:
     elsewhere: float
     question: tuple[QuestionShares, ...] | None
     question_elsewhere: float
+
+    def parts(self) -> ScoreParts | None:
+        """Where in the document the score lies; ``None`` where no tokens have shares."""
+        return None if self.tokens is None else _parts(self.tokens, self.elsewhere)
+
+    def question_parts(self) -> ScoreParts | None:
+        """Where in all texts asked about the score lies; ``None`` likewise."""
+        if self.question is None:
+            return None
+        tokens = [token for text in self.question for token in text.tokens]
+        return _parts(tokens, self.question_elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +280,10 @@ class Grouping:
     draws: int
     groups: tuple[Group, ...]
     bins: int | None = None
+
+
+def _parts(tokens: Iterable[TokenShare], elsewhere: float) -> ScoreParts:
+    text, special = [], []
+    for token in tokens:
+        (text if token.stands_for_text else special).append(token.share or 0.0)
+    return ScoreParts(math.fsum(text), math.fsum(special), elsewhere)

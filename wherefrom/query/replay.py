@@ -31,11 +31,24 @@ _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _MOST_QUESTIONS = 100
 
 
-def replay_command(answer: Answer) -> str | None:
+def replay_command(
+    answer: Answer,
+    *,
+    explain: bool | None = None,
+    similarity: bool | None = None,
+    group_by: Mapping[str, int | None] | None = None,
+) -> str | None:
     """A command line that asks the same question again, of the index where it was.
 
     It holds whatever decides the answer, and nothing that is the default. Text that a terminal
     would obey is written in escapes (``$'...'``, which bash, zsh and ksh know).
+
+    Args:
+        answer: Whose question to ask.
+        explain: Whether to ask for shares; if the answer holds them, by default.
+        similarity: The same of similarity.
+        group_by: Metadata columns to sum by, each with a number of bins or ``None``; those that the
+            answer holds sums by, by default.
 
     Returns:
         The command; ``None`` where there is none: for tensors, for sets too large for a command
@@ -48,10 +61,12 @@ def replay_command(answer: Answer) -> str | None:
     words += _options(answer)
     for clause in clauses:
         words += ["--where", clause or ""]
-    words += ["--explain"] if answer.explanation is not None else []
-    words += ["--similar"] if answer.similarity is not None else []
-    for grouping in answer.groups:
-        words += ["--group-by", grouping.column]
+    if group_by is None:
+        group_by = {grouping.column: grouping.bins for grouping in answer.groups}
+    words += ["--explain"] * (answer.explanation is not None if explain is None else explain)
+    words += ["--similar"] * (answer.similarity is not None if similarity is None else similarity)
+    for column, bins in group_by.items():
+        words += ["--group-by", column if bins is None else f"{column}:{bins}"]
     words = ["wherefrom", "query", str(answer.index["path"]), *words]
     if None in clauses or before is None or any(map(_UNWRITABLE.search, words)):
         return None

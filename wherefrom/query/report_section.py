@@ -48,8 +48,9 @@ class ShownHit:
     def text(self) -> Markup:
         """The document, with its tokens in colours and what it shares with the question framed."""
         tokens = () if self.shares is None else self.shares.tokens or ()
-        similar = self.similar
-        run = (0, 0) if similar is None else (similar.shared_start, similar.shared_end)
+        run, similar = (0, 0), self.similar
+        if similar is not None and similar.shared_words >= wording.LEAST_RUN:
+            run = (similar.shared_start, similar.shared_end)
         return _marked(self.hit.text, tokens, _largest(tokens), run)
 
     @property
@@ -61,12 +62,14 @@ class ShownHit:
         return [(verb, tokens) for verb, tokens in both if tokens]
 
     @property
-    def elsewhere(self) -> float:
-        """Nats that no token with a text carries."""
-        if self.shares is None or self.shares.tokens is None:
-            return 0.0
-        unseen = [token.share or 0.0 for token in self.shares.tokens if token.start >= token.end]
-        return self.shares.elsewhere + float(np.sum(unseen))
+    def parts(self) -> str | None:
+        """Where its score lies, unless all of it lies on its text."""
+        return None if self.shares is None else wording.parts_in_words(self.shares.parts())
+
+    @property
+    def question_parts(self) -> str | None:
+        """The same of the texts asked about."""
+        return None if self.shares is None else wording.parts_in_words(self.shares.question_parts())
 
     @property
     def questions(self) -> list[tuple[float, Markup]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.background import STANDS_OUT
-from wherefrom.query.explanation import Grouping, HitSimilarity, TokensAre
+from wherefrom.query.explanation import Grouping, HitSimilarity, ScoreParts, TokensAre
 from wherefrom.query.measurement import Measurement, measurement_of
 from wherefrom.query.replay import replay_command
 from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recall, Tier
 
 __all__ = [
+    "LEAST_RUN",
     "NO_PROOF",
     "PERCENTILE",
     "SHARES",
@@ -27,12 +28,14 @@ __all__ = [
     "grouping_in_words",
     "index_in_words",
     "measured",
+    "parts_in_words",
     "percentile_in_words",
     "ranked_by",
     "ranked_value",
     "refined_in_words",
     "replay_command",
     "residual_in_words",
+    "run_in_words",
     "set_in_words",
     "signed",
     "similarity_in_words",
@@ -66,6 +69,9 @@ SIMILARITY = (
     "BM25 compares words only, and the longest shared run is of words one after the other. What is "
     "influential need not be similar, and what is similar need not be influential."
 )
+
+LEAST_RUN = 3
+"""Words from which on a shared run is told of: all texts share the likes of "of the"."""
 
 _RANKED_BY: dict[Normalise, tuple[str, str]] = {
     "cosine": ("cosine", "ranked by cosine in the whitened space"),
@@ -250,13 +256,30 @@ def similarity_in_words(similar: HitSimilarity, documents: int) -> str:
         f"BM25 rank {similar.bm25_rank:,} of {documents:,}"
         if similar.bm25 > 0.0
         else "no word in common by BM25",
-        f"longest shared run {_counted(similar.shared_words, 'word')}"
-        if similar.shared_words
-        else "no run of words shared",
+        f"longest shared run {similar.shared_words:,} words"
+        if similar.shared_words >= LEAST_RUN
+        else f"no run of {LEAST_RUN} words shared",
     ]
     if similar.cluster is not None:
         parts.append(f"near-duplicates among the hits: group {similar.cluster}")
     return "; ".join(parts)
+
+
+def run_in_words(shared_words: int) -> str:
+    """The length of the longest shared run in a column; a dash where it says nothing."""
+    return f"{shared_words:,}" if shared_words >= LEAST_RUN else "–"
+
+
+def parts_in_words(parts: ScoreParts | None) -> str | None:
+    """Where a score lies; ``None`` where all of it lies on the text, or that is not known."""
+    if parts is None or not (parts.special or parts.elsewhere):
+        return None
+    told = [f"{signed(parts.text)} nats lie on the text itself"]
+    if parts.special:
+        told.append(f"{signed(parts.special)} nats lie on special tokens, which stand for no text")
+    if parts.elsewhere:
+        told.append(f"{signed(parts.elsewhere)} nats come from layers that see no tokens")
+    return "; ".join(told)
 
 
 def grouping_in_words(grouping: Grouping) -> str:

@@ -21,13 +21,13 @@ from wherefrom.query.printable import excerpt
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import SCORE_CONTRACT
 from wherefrom.serve.errors import (
-    ClosingError,
     RequestError,
     ServiceError,
     UnknownRouteError,
     WrongMethodError,
 )
-from wherefrom.serve.guard import FAILURES, Guard
+from wherefrom.serve.guard import Guard
+from wherefrom.serve.logs import FAILURES
 from wherefrom.serve.metrics import Metrics
 from wherefrom.serve.openapi import ANSWER, failures, openapi_document
 from wherefrom.serve.replies import (
@@ -238,12 +238,11 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get(
         "/readyz",
         summary="Whether requests are taken.",
-        responses=failures(503),
+        responses=failures(429, 503, 504),
         response_model=dict[str, str],
     )
     async def readyz() -> Response:
-        if service.closing:
-            raise ClosingError("the service is shutting down")
+        await service.check()
         return json_reply({"status": "ready"})
 
     @app.get(

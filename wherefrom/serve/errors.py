@@ -9,6 +9,7 @@ from wherefrom.errors import CurvatureError, FilterError, QueryError, WherefromE
 __all__ = [
     "BusyError",
     "ClosingError",
+    "FailedError",
     "ForbiddenError",
     "RequestError",
     "ServiceError",
@@ -17,6 +18,7 @@ __all__ = [
     "UnauthorizedError",
     "UnknownDocumentError",
     "UnknownRouteError",
+    "UnreadyError",
     "WrongMethodError",
     "status_of",
 ]
@@ -53,6 +55,12 @@ class UnauthorizedError(ServiceError):
     def headers(self) -> dict[str, str]:
         """The scheme in which to send it."""
         return {"WWW-Authenticate": "Bearer"}
+
+
+class FailedError(ServiceError):
+    """The index or the model failed. What went wrong names files, and so is for the log only."""
+
+    status = 500
 
 
 class ForbiddenError(ServiceError):
@@ -121,6 +129,12 @@ class BusyError(ServiceError):
 
 class ClosingError(ServiceError):
     """The service is shutting down."""
+
+    status = 503
+
+
+class UnreadyError(ServiceError):
+    """The index cannot be read at the moment."""
 
     status = 503
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 import uuid
@@ -20,15 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wherefrom.errors import WherefromError
 from wherefrom.serve.errors import TimeLimitError, TooLargeError
 from wherefrom.serve.exchange import Exchange
+from wherefrom.serve.logs import ACCESS_LOG, FAILURES
 from wherefrom.serve.metrics import Metrics
 from wherefrom.serve.replies import error_reply, internal_reply
 from wherefrom.serve.security import RESPONSE_HEADERS, Access
 from wherefrom.serve.service import Limits
 
-__all__ = ["ACCESS_LOG", "FAILURES", "Guard"]
-
-ACCESS_LOG = logging.getLogger("wherefrom.serve.access")
-FAILURES = logging.getLogger("wherefrom.serve.failures")
+__all__ = ["Guard"]
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})

@@ -40,7 +40,7 @@ _REASONS = {
     422: "A field is missing, unknown, of another type or out of range.",
     429: "As many requests as allowed wait already; see Retry-After.",
     500: "The index or the model failed.",
-    503: "The service is shutting down.",
+    503: "The service is shutting down, or the index cannot be read.",
     504: "The request took longer than allowed.",
 }
 _HEADERS = {

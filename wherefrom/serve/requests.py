@@ -98,6 +98,7 @@ class _Asked(_Request):
         prompt: What the model was given.
         completion: What it said.
         contrast: What it might have said instead.
+        damping: Another than the index's.
     """
 
     prompt: Annotated[_Text, StringConstraints(max_length=_PROMPT_CHARACTERS)] = Field(
@@ -108,6 +109,10 @@ class _Asked(_Request):
         None,
         description="What it might have said instead: scores are then of the difference of the "
         "two log-likelihoods.",
+    )
+
+    damping: _Damping | None = Field(
+        None, description="Another than the index's, in units of a layer's mean eigenvalue."
     )
 
     @property
@@ -138,7 +143,6 @@ class QueryRequest(_Asked, _Filtered):
         k: At most how many proponents and how many opponents.
         sign: Which of them.
         rerank: ``stored``, ``recompute`` or ``auto``, as for :meth:`wherefrom.Index.query`.
-        damping: Another than the index's.
         normalise: What to rank by.
         explain: Whether to add the shares of layers and tokens.
         similarity: Whether to add BM25 and the like.
@@ -153,9 +157,6 @@ class QueryRequest(_Asked, _Filtered):
         "auto",
         description="Rank by scores of stored vectors, or run the best documents again for exact "
         "ones; auto does so where it is quick.",
-    )
-    damping: _Damping | None = Field(
-        None, description="Another than the index's, in units of a layer's mean eigenvalue."
     )
     normalise: Normalise = Field(
         "none", description="Rank by scores, by cosines, or by scores over documents' norms."
@@ -189,9 +190,14 @@ class GroupsRequest(_Asked, _Filtered):
 
     Attributes:
         by: The column.
+        bins: Into how many bins of about equally many documents to cut a column of numbers.
     """
 
     by: _Name = Field(description="The metadata column.")
+    bins: Annotated[StrictInt, Field(ge=2, le=100), _WHOLE] | None = Field(
+        None,
+        description="Cut a column of numbers into so many bins of about equally many documents.",
+    )
 
 
 class DocumentsRequest(_Filtered):

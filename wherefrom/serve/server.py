@@ -11,7 +11,9 @@ from types import FrameType
 
 import uvicorn
 
-from wherefrom.serve.guard import ACCESS_LOG, FAILURES, Guard
+from wherefrom.serve.guard import Guard
+from wherefrom.serve.logs import ACCESS_LOG, FAILURES
+from wherefrom.serve.protocol import PatientProtocol
 from wherefrom.serve.service import Service
 
 __all__ = ["make_server", "serve"]
@@ -61,7 +63,7 @@ def make_server(app: Guard, service: Service, on_start: Callable[[], None]) -> u
     """
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=PatientProtocol,
         loop="asyncio",
         ws="none",
         lifespan="on",

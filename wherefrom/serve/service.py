@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from uuid import uuid4
 
-from wherefrom.errors import QueryError
+from wherefrom.errors import QueryError, WherefromError
 from wherefrom.query.answer import Answer
 from wherefrom.query.explanation import Explanation, Grouping
 from wherefrom.query.index import Index
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import Rerank
-from wherefrom.serve.errors import UnknownDocumentError
+from wherefrom.serve.errors import (
+    FailedError,
+    ServiceError,
+    UnknownDocumentError,
+    UnreadyError,
+    status_of,
+)
+from wherefrom.serve.logs import FAILURES
 from wherefrom.serve.narration import answer_in_words
 from wherefrom.serve.requests import ExplainRequest, GroupsRequest, QueryRequest
-from wherefrom.serve.worker import Worker
+from wherefrom.serve.worker import Turn, Worker
 from wherefrom.store import Where
 
 __all__ = ["Event", "EventKind", "Limits", "Service"]
 
 EventKind = Literal["stored", "answer", "words", "shares", "similarity", "groups", "done"]
 
+T = TypeVar("T")
 _READERS_WAITING = 64
 _EXPLAINED_AT_ONCE = 4
 """Hits whose shares are computed in one step: the first show soon, and other requests get turns."""
@@ -87,49 +97,46 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.query`, and as said of the class.
         """
         with self.model.admit() as turn:
-            answer = await turn.run(partial(self._answer, request, request.rerank))
-            if not (request.explain or request.similarity or request.group_by):
-                return answer
-            return await turn.run(
-                lambda: self.index.annotate(
-                    answer,
-                    explain=request.explain,
-                    similarity=request.similarity,
-                    group_by=tuple(request.group_by),
+            answer = await _done(turn, partial(self._answer, request, request.rerank))
+            if request.explain or request.similarity or request.group_by:
+                answer = await _done(
+                    turn,
+                    partial(
+                        self.index.annotate,
+                        answer,
+                        explain=request.explain,
+                        similarity=request.similarity,
+                        group_by=request.group_by,
+                    ),
                 )
-            )
+            return _public(answer)
 
     async def stream(self, request: QueryRequest) -> AsyncIterator[Event]:
         """Answer a question part by part.
 
+        The parts are computed however slowly they are taken: nobody keeps the model waiting.
+
         Raises:
             WherefromError: As :meth:`query`.
         """
-        started = time.perf_counter()
-        with self.model.admit() as turn:
-            answer = await turn.run(partial(self._answer, request, "stored"))
-            yield Event("stored", answer.to_dict())
-            yield Event("words", answer_in_words(answer))
-            if request.rerank != "stored":
-                final = await turn.run(partial(self._answer, request, request.rerank))
-                if final.certificate.tier == "exact":
-                    answer = final
-                    yield Event("answer", answer.to_dict())
-                    yield Event("words", answer_in_words(answer))
-            if request.explain:
-                doc_ids = [hit.doc_id for hit in answer.hits]
-                for start in range(0, len(doc_ids), _EXPLAINED_AT_ONCE):
-                    chosen = doc_ids[start : start + _EXPLAINED_AT_ONCE]
-                    found = await turn.run(partial(self.index.explain, answer, doc_ids=chosen))
-                    for event in _shares(found):
-                        yield event
-            if request.similarity:
-                alike = await turn.run(partial(self.index.similarity, answer))
-                yield Event("similarity", asdict(alike))
-            for column in request.group_by:
-                grouping = await turn.run(partial(self.index.groups, answer, by=column))
-                yield Event("groups", asdict(grouping))
-            yield Event("done", {"seconds": time.perf_counter() - started})
+        told: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        async def tell() -> None:
+            try:
+                async for event in self._events(request):
+                    told.put_nowait(event)
+            finally:
+                told.put_nowait(None)
+
+        telling = asyncio.ensure_future(tell())
+        # Of a stream that nobody listens to any more, nobody asks how it ended.
+        telling.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            while (event := await told.get()) is not None:
+                yield event
+            await telling
+        finally:
+            telling.cancel()
 
     async def explain(self, request: ExplainRequest) -> Explanation:
         """Shares of the scores of some documents.
@@ -138,8 +145,14 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.explain`, and as said of the class.
         """
         with self.model.admit() as turn:
-            return await turn.run(
-                partial(self.index.explain, request.question, doc_ids=request.doc_ids)
+            return await _done(
+                turn,
+                partial(
+                    self.index.explain,
+                    request.question,
+                    doc_ids=request.doc_ids,
+                    damping=request.damping,
+                ),
             )
 
     async def groups(self, request: GroupsRequest) -> Grouping:
@@ -149,8 +162,16 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.groups`, and as said of the class.
         """
         with self.model.admit() as turn:
-            return await turn.run(
-                partial(self.index.groups, request.question, by=request.by, where=request.filter)
+            return await _done(
+                turn,
+                partial(
+                    self.index.groups,
+                    request.question,
+                    by=request.by,
+                    bins=request.bins,
+                    where=request.filter,
+                    damping=request.damping,
+                ),
             )
 
     async def document(self, doc_id: str) -> StoredDocument:
@@ -162,7 +183,7 @@ class Service:
         """
         with self.reader.admit() as turn:
             try:
-                return await turn.run(partial(self.index.document, doc_id))
+                return await _done(turn, partial(self.index.document, doc_id))
             except QueryError as error:
                 raise UnknownDocumentError(str(error)) from error
 
@@ -180,18 +201,25 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.documents`, and as said of the class.
         """
         with self.reader.admit() as turn:
-            return await turn.run(
-                partial(self.index.documents, where=where, offset=offset, limit=limit)
+            return await _done(
+                turn, partial(self.index.documents, where=where, offset=offset, limit=limit)
             )
+
+    async def check(self) -> None:
+        """Make sure that requests are taken and that the index can be read.
+
+        Raises:
+            ClosingError: The service is shutting down.
+            UnreadyError: The index cannot be read.
+        """
+        try:
+            await self.documents(limit=1)
+        except FailedError as error:
+            raise UnreadyError(str(error)) from error
 
     def info(self) -> dict[str, Any]:
         """What the index holds and was built with: :meth:`wherefrom.Index.info`."""
         return self.index.info()
-
-    @property
-    def closing(self) -> bool:
-        """Whether requests are turned away."""
-        return self.model.closing
 
     def begin_closing(self) -> None:
         """Turn away who comes and who waits; the request that is being worked for is answered."""
@@ -203,6 +231,35 @@ class Service:
         self.begin_closing()
         for worker in (self.model, self.reader):
             await asyncio.get_running_loop().run_in_executor(None, worker.join)
+
+    async def _events(self, request: QueryRequest) -> AsyncIterator[Event]:
+        started = time.perf_counter()
+        with self.model.admit() as turn:
+            answer = await _done(turn, partial(self._answer, request, "stored"))
+            for event in _answered("stored", answer, request):
+                yield event
+            if request.rerank != "stored":
+                final = await _done(turn, partial(self._answer, request, request.rerank))
+                if final.certificate.tier == "exact":
+                    answer = final
+                    for event in _answered("answer", answer, request):
+                        yield event
+            if request.explain:
+                doc_ids = [hit.doc_id for hit in answer.hits]
+                for start in range(0, len(doc_ids), _EXPLAINED_AT_ONCE):
+                    chosen = doc_ids[start : start + _EXPLAINED_AT_ONCE]
+                    found = await _done(turn, partial(self.index.explain, answer, doc_ids=chosen))
+                    for event in _shares(found):
+                        yield event
+            if request.similarity:
+                alike = await _done(turn, partial(self.index.similarity, answer))
+                yield Event("similarity", asdict(alike))
+            if request.group_by:
+                columns = request.group_by
+                summed = await _done(turn, partial(self._summed, answer, columns))
+                for grouping in summed.groups:
+                    yield Event("groups", asdict(grouping))
+            yield Event("done", {"seconds": time.perf_counter() - started})
 
     def _answer(self, request: QueryRequest, rerank: Rerank) -> Answer:
         return self.index.query(
@@ -216,6 +273,40 @@ class Service:
             normalise=request.normalise,
             rerank=rerank,
         )
+
+    def _summed(self, answer: Answer, columns: Sequence[str]) -> Answer:
+        return self.index.annotate(answer, explain=False, similarity=False, group_by=columns)
+
+
+async def _done(turn: Turn, work: Callable[[], T]) -> T:
+    """Have a step done; what is wrong with the index or the model is told to the log only.
+
+    Raises:
+        FailedError: Something is.
+        WherefromError: The request is at fault, or was turned away.
+    """
+    try:
+        return await turn.run(work)
+    except WherefromError as error:
+        if isinstance(error, ServiceError) or status_of(error) < FailedError.status:
+            raise
+        reference = uuid4().hex[:12]
+        FAILURES.error("%s %s: %s", reference, type(error).__name__, error)
+        raise FailedError(
+            f"the index or the model failed ({type(error).__name__}); the server's log tells why "
+            f"under {reference}"
+        ) from error
+
+
+def _public(answer: Answer) -> Answer:
+    """The answer without the place of the index on the server, but for its name."""
+    return replace(answer, index={**answer.index, "path": Path(answer.index["path"]).name})
+
+
+def _answered(kind: EventKind, answer: Answer, request: QueryRequest) -> list[Event]:
+    """An answer, and what reports say of it."""
+    told = _public(answer)
+    return [Event(kind, told.to_dict()), Event("words", answer_in_words(told, request))]
 
 
 def _shares(explanation: Explanation) -> list[Event]:

@@ -3,7 +3,7 @@
 import { append, el, fill } from "./dom.js";
 import { HitCard, rankedValue } from "./hit.js";
 import { mostSimilar, Sums } from "./lists.js";
-import { apart } from "./paint.js";
+import { partsInWords, summed } from "./shares.js";
 import { QuestionTokens } from "./tokens.js";
 import { foot, verdicts } from "./verdict.js";
 import { counted, sentence } from "./words.js";
@@ -110,6 +110,7 @@ export class AnswerView {
 
   setWords(words) {
     this.words = words;
+    this.view.leastRun = words.least_run;
     this.showVerdicts();
     this.showTabs();
     this.showPanels();
@@ -120,10 +121,9 @@ export class AnswerView {
     Object.assign(this.explanation, { layers, tokens_are });
     hits.set(shares.doc_id, shares);
     this.settle();
-    const question = shares.question?.map((one) => ({ ...one, tokens: apart(one.tokens) })) ?? null;
-    const tokens = shares.tokens && apart(shares.tokens);
-    this.cards.get(shares.doc_id)?.setShares({ ...shares, tokens, question }, layers);
-    this.tokens.setUp(question, tokens_are);
+    const card = this.cards.get(shares.doc_id);
+    card?.setShares(shares, layers);
+    this.tokens.setUp(card?.shares.question, tokens_are);
     this.showTokens();
     if (this.tokens.chosen.size > 0) this.arrange();
   }
@@ -218,10 +218,15 @@ export class AnswerView {
   showTokens() {
     const { pinned } = this;
     const cards = pinned ? [pinned] : this.shownCards();
-    const summed = pinned ? null : this.tab === "opponents" ? "opponents" : "proponents";
+    const list = this.tab === "opponents" ? "opponents" : "proponents";
     const of = pinned && `${pinned.sign > 0 ? "proponent" : "opponent"} ${pinned.hit.rank}`;
-    const shares = cards.map((card) => card.shares?.question).filter(Boolean);
-    this.tokens.show(shares, summed ? `all ${summed} shown` : of, pinned && (() => this.pin(null)));
+    const explained = cards.filter((card) => card.shares?.question);
+    this.tokens.show(
+      explained.map((card) => card.shares.question),
+      pinned ? of : `all ${list} shown`,
+      partsInWords(summed(explained.map((card) => card.questionParts))),
+      pinned && (() => this.pin(null)),
+    );
   }
 
   get pinned() {
@@ -309,8 +314,9 @@ export class AnswerView {
       class: noisy ? `${this.tab} noisy` : this.tab,
       "aria-labelledby": `tab-${this.tab}`,
     });
-    if (this.tab === "similar") append(panel, mostSimilar(this.similarity, this.on.read));
-    else if (this.tab === "sums") append(panel, this.sums.element);
+    if (this.tab === "similar") {
+      append(panel, mostSimilar(this.similarity, this.view.leastRun, this.on.read));
+    } else if (this.tab === "sums") append(panel, this.sums.element);
     else append(panel, this.hits(this.tab));
     fill(this.parts.panels, panel);
     this.parts.painted.hidden = !(this.tab in SIGNS);

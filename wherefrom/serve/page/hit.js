@@ -2,6 +2,7 @@
 
 import { append, el, fill, line } from "./dom.js";
 import { influenceMarks, layerMap, paintText, sharedMarks, windowOf } from "./paint.js";
+import { apart, partsInWords, partsOf, questionPartsOf } from "./shares.js";
 import { band, counted, percent, signed, valueInWords } from "./words.js";
 
 const RANKED = { none: "score", cosine: "cosine", relatif: "relatif" };
@@ -16,7 +17,8 @@ export function rankedValue(hit, normalise) {
 export class HitCard {
   /**
    * `view` is what the cards of an answer share: `answer`, `top` (of what hits are ranked by),
-   * `paint` ("influence" or "shared"), and `on`: what to do when something is clicked.
+   * `paint` ("influence" or "shared"), `leastRun` (words of a shared run that is worth telling),
+   * and `on`: what to do when something is clicked.
    */
   constructor(view) {
     this.view = view;
@@ -49,7 +51,10 @@ export class HitCard {
 
   /** Shows what the score is made of. */
   setShares(shares, layers) {
-    this.shares = shares;
+    const question = shares.question?.map((one) => ({ ...one, tokens: apart(one.tokens) })) ?? null;
+    this.shares = { ...shares, tokens: shares.tokens && apart(shares.tokens), question };
+    this.parts = partsOf(shares.tokens, shares.elsewhere);
+    this.questionParts = questionPartsOf(shares);
     this.layers = layers;
     this.showHead();
     this.showText();
@@ -144,7 +149,7 @@ export class HitCard {
     if (hit.text === "") return;
     const bySharing = view.paint === "shared";
     const tokens = shares?.tokens ?? null;
-    const marks = bySharing ? sharedMarks(similar) : influenceMarks(characters, tokens ?? []);
+    const marks = bySharing ? sharedMarks(similar, view.leastRun) : influenceMarks(characters, tokens ?? []);
     const shared = bySharing && marks.length ? marks[0] : null;
     const whole = [0, characters.length];
     const shown = this.open ? whole : windowOf(characters, tokens, shared);
@@ -161,8 +166,7 @@ export class HitCard {
   showFacts() {
     const { hit, view, shares, similar } = this;
     const chips = similar ? this.similarity() : [];
-    const elsewhere = shares?.tokens && Math.abs(shares.elsewhere) > 0.005 * Math.abs(shares.score);
-    if (elsewhere) chips.push(el("li", {}, `${signed(shares.elsewhere)} nats not of any token`));
+    const parts = partsInWords(this.parts);
     const button = (words, label, click) =>
       el("button", { type: "button", class: "quiet", "aria-label": label, on: { click } }, words);
     const actions = el(
@@ -181,6 +185,7 @@ export class HitCard {
       el(
         "div",
         { class: "beside" },
+        parts && el("p", { class: "note" }, parts),
         el("ul", { class: "chips", hidden: chips.length === 0 }, chips),
         actions,
       ),
@@ -198,12 +203,12 @@ export class HitCard {
           : "no word in common by BM25",
       ),
     ];
-    if (similar.shared_words > 0) {
+    if (similar.shared_words >= view.leastRun) {
       const { shared_start: start, shared_end: end } = similar;
       const run = line(this.characters.slice(start, end).join(""));
       const short = run.length > 60 ? `${run.slice(0, 59)}…` : run;
-      const words = counted(similar.shared_words, "shared word");
-      chips.push(el("li", {}, `${words}: “`, el("bdi", {}, short), "”"));
+      const words = counted(similar.shared_words);
+      chips.push(el("li", {}, `${words} shared words: “`, el("bdi", {}, short), "”"));
     }
     if (similar.flag) chips.push(el("li", { class: "flag" }, similar.flag));
     if (similar.cluster !== null) {

@@ -3,8 +3,13 @@
 import { append, el, fill, line } from "./dom.js";
 import { counted, percent, signed, valueInWords } from "./words.js";
 
-/** The documents most like the question in words, with the influence that they have. */
-export function mostSimilar(similarity, open) {
+const ENDS_SHOWN = 12; // groups of the largest sums, and of the smallest, where there are more
+
+/**
+ * The documents most like the question in words, with the influence that they have; `leastRun`: words
+ * of a shared run that is worth telling.
+ */
+export function mostSimilar(similarity, leastRun, open) {
   const rows = similarity.most_similar.map((found) => {
     const text = line(found.text);
     const short = text.length > 220 ? `${text.slice(0, 219)}…` : text;
@@ -12,7 +17,7 @@ export function mostSimilar(similarity, open) {
       `BM25 rank ${counted(found.bm25_rank)}`,
       `${signed(found.score)} nats`,
       found.percentile === null ? null : `percentile ${percent(found.percentile)}`,
-      found.shared_words ? counted(found.shared_words, "shared word") : null,
+      found.shared_words >= leastRun ? `${counted(found.shared_words)} shared words` : null,
     ];
     const name = el(
       "button",
@@ -30,9 +35,11 @@ export function mostSimilar(similarity, open) {
   return el("ol", { class: "similar-list" }, rows);
 }
 
-/** Sums by a metadata column as bars with their intervals. */
+/** Sums by a metadata column as bars with their intervals; of very many groups, both ends. */
 export function sums(grouping) {
-  const { column, groups, confidence, draws, tier } = grouping;
+  const { column, groups: all, confidence, draws, tier } = grouping;
+  const hidden = all.length > 2 * ENDS_SHOWN ? all.length - 2 * ENDS_SHOWN : 0;
+  const groups = hidden ? [...all.slice(0, ENDS_SHOWN), ...all.slice(-ENDS_SHOWN)] : all;
   const ends = groups.flatMap(({ low, high, total }) => [low, high, total]);
   const [least, most] = [Math.min(0, ...ends), Math.max(0, ...ends)];
   const at = (value) => `${(100 * (value - least)) / (most - least || 1)}%`;
@@ -60,6 +67,10 @@ export function sums(grouping) {
       el("td", { class: "number faint" }, counted(group.documents)),
     );
   });
+  if (hidden) {
+    const between = el("td", { colspan: 5, class: "faint" }, `and ${counted(hidden)} more between`);
+    rows.splice(ENDS_SHOWN, 0, el("tr", {}, between));
+  }
   const heads = [column, "", "nats", `${Math.round(100 * confidence)} % interval`, "documents"];
   const head = el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)));
   const note =

@@ -2,9 +2,10 @@
 
 import { call, events, onLocked, ServiceError } from "./api.js";
 import { AnswerView } from "./answer.js";
+import { jsonText, showToCopy, toClipboard } from "./copy.js";
 import { el, fill, line } from "./dom.js";
 import { Filters } from "./filters.js";
-import { commandOf, fromFragment, readForm, requestOf, toFragment, writeForm } from "./question.js";
+import { fromFragment, readForm, requestOf, toFragment, writeForm } from "./question.js";
 import { Reader } from "./reader.js";
 import { counted, sentence } from "./words.js";
 
@@ -164,11 +165,13 @@ async function sum(column) {
   return attempt(() => call("v1/groups", request));
 }
 
+/** Hands the answer, or the command that asks for it, to the clipboard. */
 async function copy(what, button) {
-  const { question, answer: found } = answer;
-  const json = () => JSON.stringify(answer.toJSON(), null, 1);
-  const text = what === "json" ? json() : commandOf(question, found.index.path);
-  await navigator.clipboard.writeText(text);
+  const text = what === "json" ? jsonText(answer.toJSON()) : answer.words.replay;
+  if (!(await toClipboard(text))) {
+    showToCopy(text);
+    return;
+  }
   const label = button.textContent;
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = label), 1500);

@@ -77,22 +77,6 @@ export function paintText(parent, characters, [start, end], marks) {
   appendText(parent, characters, at, end);
 }
 
-/** Tokens that do not overlap: those that share a character become one, with the sum of shares. */
-export function apart(tokens) {
-  const merged = [];
-  const ordered = [...tokens].sort((a, b) => a.start - b.start || a.end - b.end);
-  for (const { start, end, share } of ordered) {
-    if (start >= end) continue;
-    const last = merged.at(-1);
-    if (!last || start >= last.end) merged.push({ start, end, share });
-    else {
-      last.end = Math.max(last.end, end);
-      last.share = last.share === null ? share : last.share + (share ?? 0);
-    }
-  }
-  return merged;
-}
-
 /** Where a token's colour starts: past the space that many tokens start with. */
 export function inkStart(characters, { start, end }) {
   return end - start > 1 && characters[start] === " " ? start + 1 : start;
@@ -108,9 +92,9 @@ export function influenceMarks(characters, tokens) {
   }));
 }
 
-/** The mark of the longest run of words shared with the question. */
-export function sharedMarks(similar) {
-  if (!similar || similar.shared_words === 0) return [];
+/** The mark of the longest run of words shared with the question, if it has `least` words. */
+export function sharedMarks(similar, least) {
+  if (!similar || similar.shared_words < least) return [];
   const make = () => el("mark", { class: "shared" });
   return [{ start: similar.shared_start, end: similar.shared_end, make }];
 }

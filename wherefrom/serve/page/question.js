@@ -1,6 +1,4 @@
-// A question: as the form holds it, as the URL's fragment does, and as a command.
-
-import { conditionInWords, pairsOf } from "./words.js";
+// A question: as the form holds it, and as the URL's fragment does.
 
 const DEFAULTS = {
   prompt: "",
@@ -15,7 +13,6 @@ const DEFAULTS = {
   group_by: [],
 };
 const FRAGMENT = "#ask=";
-const CONTROL = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
 
 /** What the form asks. */
 export function readForm(form, filters) {
@@ -85,40 +82,4 @@ function fits(name, value) {
   if (name === "where") return value !== null && typeof value === "object" && !Array.isArray(value);
   if (name === "group_by") return Array.isArray(value) && value.every((v) => typeof v === "string");
   return typeof value === typeof DEFAULTS[name];
-}
-
-/** The command that asks the same on a terminal. */
-export function commandOf(question, index) {
-  const parts = ["wherefrom", "query", quoted(index)];
-  const add = (option, value) => parts.push(`${option} ${quoted(String(value))}`);
-  if (question.prompt !== "") add("--prompt", question.prompt);
-  add("--completion", question.completion);
-  if (question.contrast !== null) add("--contrast", question.contrast);
-  if (question.k !== DEFAULTS.k) add("-k", question.k);
-  for (const name of ["sign", "rerank", "normalise", "damping"]) {
-    if (question[name] !== DEFAULTS[name]) add(`--${name}`, question[name]);
-  }
-  for (const [column, condition] of Object.entries(question.where)) {
-    for (const [operator, value] of pairsOf(condition)) {
-      add("--where", conditionInWords(column, operator, value));
-    }
-  }
-  parts.push("--explain", "--similar");
-  for (const column of question.group_by) add("--group-by", column);
-  return parts.join(" \\\n  ");
-}
-
-/** One word of a POSIX shell; nothing in it can act on the terminal it is pasted into. */
-function quoted(text) {
-  if (/^[\w./:=+-]+$/.test(text) && !text.startsWith("-")) return text;
-  if (!CONTROL.test(text)) return `'${text.replaceAll("'", "'\\''")}'`;
-  const escaped = Array.from(text, (c) => {
-    if (c === "'" || c === "\\") return `\\${c}`;
-    if (!CONTROL.test(c)) return c;
-    if (c === "\n") return "\\n";
-    if (c === "\t") return "\\t";
-    const bytes = [...new TextEncoder().encode(c)];
-    return bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
-  });
-  return `$'${escaped.join("")}'`;
 }

@@ -68,10 +68,10 @@ export class QuestionTokens {
   /**
    * Colours the tokens by the summed shares of hits.
    *
-   * `questions` are the shares of each; `of` says of which hits in words; `unpin`, if given, shows
-   * all of them again.
+   * `questions` are the shares of each; `of` says of which hits in words; `parts`, if not null, what
+   * lies on none of the tokens; `unpin`, if given, shows all of them again.
    */
-  show(questions, of, unpin) {
+  show(questions, of, parts, unpin) {
     if (!this.tokens) return;
     const share = new Map();
     for (const key of this.tokens.keys()) {
@@ -82,6 +82,7 @@ export class QuestionTokens {
     }
     const most = Math.max(0, ...[...share.values()].map((one) => Math.abs(one ?? 0)));
     for (const [key, token] of this.tokens) shade(token, share.get(key), most);
+    const rest = parts && `${parts} `;
     const clear = el("button", { type: "button", class: "quiet" });
     clear.append(this.chosen.size > 0 ? "Clear" : "Show all");
     if (this.chosen.size > 0) {
@@ -91,10 +92,10 @@ export class QuestionTokens {
       fill(this.note, `Documents by how much of their score goes through ${through}. `, clear);
     } else if (unpin) {
       clear.addEventListener("click", unpin);
-      fill(this.note, `Coloured by what ${of} carries of the question. `, clear);
+      fill(this.note, `Coloured by what ${of} carries of the question. `, rest, clear);
     } else {
       const how = `Coloured by what ${of} carry of the question. ${this.are}`;
-      fill(this.note, `${how} Choose a token to see which documents draw on it.`);
+      fill(this.note, `${how} `, rest, "Choose a token to see which documents draw on it.");
     }
   }
 

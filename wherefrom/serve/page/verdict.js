@@ -69,7 +69,7 @@ export function foot(answer, words, copy) {
   ];
   return [
     el("div", { class: "buttons" }, [
-      button("Copy as command", "command"),
+      words.replay === null ? null : button("Copy as command", "command"),
       button("Copy as JSON", "json"),
     ]),
     el("h2", {}, "How to read this"),

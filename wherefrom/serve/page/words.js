@@ -1,4 +1,4 @@
-// Numbers and filters in words, as the terminal and the report write them.
+// Numbers in words, as the terminal and the report write them.
 
 /** With sign and three significant digits. */
 export function signed(value) {
@@ -54,20 +54,6 @@ export function band(percentile, sign, documents) {
 export const BANDS =
   "Against background: high = by chance, fewer than one of the documents searched would be as " +
   "near to the question; medium = past 99 % of random document/question pairs; low = all else.";
-
-const WRITTEN = { "==": "=", "!=": "!=" };
-
-/** A condition as the command line reads it. */
-export function conditionInWords(column, operator, value) {
-  if (value === null) return `${column} is ${operator === "==" ? "missing" : "present"}`;
-  const shown = Array.isArray(value) ? value.map(listed).join(",") : String(value);
-  return `${column} ${WRITTEN[operator] ?? operator} ${shown}`;
-}
-
-function listed(item) {
-  const text = String(item);
-  return /[",\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}
 
 /** The (operator, value) pairs of a column's condition. */
 export function pairsOf(condition) {
