@@ -102,7 +102,12 @@ async def _load(url: str, asked: dict[str, Any], clients: int, seconds: float) -
 
 
 def measure(
-    *, quick: bool, index: Path | None = None, clients: int = 32, seconds: float = 20.0
+    *,
+    quick: bool,
+    index: Path | None = None,
+    clients: int = 32,
+    seconds: float = 20.0,
+    reranks: tuple[str, ...] = _RERANKS,
 ) -> Report:
     """Ask a server from many clients at once."""
     if quick:
@@ -117,7 +122,7 @@ def measure(
             index = Path(folder) / "demo.index"
         opened = wf.open(index)
         with _serving(index, clients) as url:
-            for rerank in _RERANKS:
+            for rerank in reranks:
                 asked = {
                     "prompt": question.prompt,
                     "completion": question.completion,
@@ -193,4 +198,13 @@ if __name__ == "__main__":
         ),
         click.option("--clients", type=click.IntRange(min=1), default=32, show_default=True),
         click.option("--seconds", type=float, default=20.0, show_default=True),
+        click.option(
+            "--rerank",
+            "reranks",
+            type=click.Choice(_RERANKS),
+            multiple=True,
+            default=_RERANKS,
+            show_default=True,
+            help="What to ask for; may be repeated.",
+        ),
     )()

@@ -360,6 +360,32 @@ def test_bundles_that_do_not_fit(home: Path, answered: Path, tmp_path: Path) -> 
     ]
 
 
+def test_what_is_known_of_a_bundle(home: Path, answered: Path, tmp_path: Path) -> None:
+    """A bundle from which a question, or the gate, was left out is sound in itself."""
+    whole = bundle(home, tmp_path / "whole", "--answers", answered, "--json")
+    told = json.loads(whole.stdout)["statement_sha256"]
+    known = ["--statement-sha256", told, "--batch", home / "queries.jsonl", "--fail-if", NEVER]
+    assert run("verify", tmp_path / "whole", *known).exit_code == 0
+
+    first, second, third = lines(answered.read_text())
+    del first["fail_if"], first["gate"]
+    second["id"] = "two"
+    third["query"]["prompt"] = "the"
+    write(tmp_path / "less.jsonl", [first, second, third])
+    assert bundle(home, tmp_path / "b", "--answers", tmp_path / "less.jsonl").exit_code == 0
+    assert run("verify", tmp_path / "b").exit_code == 0
+    result = run("verify", tmp_path / "b", *known, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [(one["where"], one["detail"]) for one in found["problems"]] == [
+        ("statement.json", f"has SHA-256 {found['statement_sha256']}, not {told}"),
+        ("answer 2", "is missing"),
+        ("answer two", "is to no question of the file"),
+        ("answer 7", "is to another question"),
+        ("answer union", "was held against another gate"),
+    ]
+
+
 def test_a_report_of_another_version_passes_when_told_to(
     home: Path, answered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

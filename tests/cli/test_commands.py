@@ -302,6 +302,21 @@ def test_defaults_are_those_of_the_library() -> None:
         assert option.type.choices == get_args(kinds)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_under_standard_output_is_one_line(index: Path, options: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "wherefrom", "info", str(index), *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1
+    assert "No space left on device" in finished.stderr
+
+
 def test_a_misspelt_command_is_told_from_those_nearly_so() -> None:
     result = CliRunner().invoke(commands, ["qery"])
     assert result.exit_code == 2

@@ -80,6 +80,12 @@ def test_bytes_of_one_letter_are_one_word_and_context_is_none() -> None:
     assert [(word.text, word.share) for word in words_of("a é", found)] == [("é", 0.75)]
 
 
+def test_tokens_that_stand_for_no_text_are_part_of_no_word() -> None:
+    found = [TokenShare("", 0, 0, 4.0), TokenShare("one", 0, 3, 1.0), TokenShare("", 3, 3, -2.0)]
+    assert [(word.text, word.share) for word in words_of("one", found)] == [("one", 1.0)]
+    assert marked("one", found, 80, plain=True).share == 1.0
+
+
 def test_the_passage_is_where_the_influence_is() -> None:
     shown = marked(TEXT, tokens(TEXT, {"slavery": 1.0}, 0.001), 80, plain=True)
     assert "abolish {+slavery+}, for ever" in shown.line.plain

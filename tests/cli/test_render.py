@@ -360,7 +360,7 @@ def test_similarity_stands_beside_influence() -> None:
     text = words(shown(compared(answer()), 160))
     assert "# nats BM25 run alike" in text
     assert "1 +0.0123 #3 3 1 1861" in text
-    assert "2 +0.00617 – 0 1 1862" in text
+    assert "2 +0.00617 – – 1 1862" in text
     assert text.count("influential but not similar") == 2
     one = compared(answer())
     assert one.similarity is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from answers import CONTRAST, HOSTILE, INDEX, QUERIES, annotated, answer, certificate
 from wherefrom.cli.query import query as query_command
+from wherefrom.query.answer import Answer
 from wherefrom.query.printable import printable_lines
 from wherefrom.query.replay import replay_command
 from wherefrom.records import Query, QuerySet
@@ -94,6 +95,19 @@ def test_what_stands_beside_is_asked_for_too() -> None:
     command = replay_command(annotated(answer()))
     assert command is not None
     assert command.endswith("--explain --similar --group-by party --group-by year")
+    groups = tuple(replace(one, bins=10) for one in annotated(answer()).groups[1:])
+    command = replay_command(replace(answer(), groups=groups))
+    assert command is not None
+    assert command.endswith("'party is present' --group-by year:10")
+
+
+@pytest.mark.parametrize("one", [answer(), annotated(answer())])
+def test_what_is_to_stand_beside_can_be_chosen(one: Answer) -> None:
+    command = replay_command(one, explain=True, similarity=False, group_by={"a b": None, "c": 5})
+    assert command is not None
+    before, _, chosen = command.partition(" --explain")
+    assert chosen == " --group-by 'a b' --group-by c:5"
+    assert before == replay_command(one, explain=False, similarity=False, group_by={})
 
 
 @needs_bash

@@ -146,12 +146,19 @@ def test_strongest_tokens_keep_their_signs() -> None:
 
 
 def test_what_no_token_carries_is_told(tmp_path: Path) -> None:
-    one = one_hit("one", [1.0], elsewhere=0.25)
-    assert "+0.250 nats come from layers that see no tokens" in words_of(source_of(tmp_path, one))
-    unseen = (TokenShare("", 0, 0, 0.5), TokenShare("one", 0, 3, 1.0))
-    hidden = one_hit("one", [1.0], tokens=unseen)
-    assert "+0.500 nats come from" in words_of(source_of(tmp_path, hidden))
-    assert "come from" not in words_of(source_of(tmp_path, one_hit("one", [1.0])))
+    no_tokens = one_hit("one", [1.0], elsewhere=0.25)
+    told = words_of(source_of(tmp_path, no_tokens))
+    assert (
+        "+1.00 nats lie on the text itself; +0.250 nats come from layers that see no tokens."
+        in told
+    )
+    special = (TokenShare("", 0, 0, 0.5), TokenShare("one", 0, 3, 1.0), TokenShare("", 3, 3, None))
+    told = words_of(source_of(tmp_path, one_hit("one", [1.0], tokens=special)))
+    assert (
+        "+1.00 nats lie on the text itself; +0.500 nats lie on special tokens, which stand for no "
+        "text." in told
+    )
+    assert "the text itself" not in words_of(source_of(tmp_path, one_hit("one", [1.0])))
 
 
 def test_question_tokens_are_shown_for_each_hit(tmp_path: Path) -> None:
@@ -257,7 +264,7 @@ def test_similarity_stands_beside_each_hit(tmp_path: Path) -> None:
     source = source_of(tmp_path, one)
     told = words_of(source)
     assert "BM25 rank 3 of 4,321; longest shared run 3 words; near-duplicates" in told
-    assert "no word in common by BM25; no run of words shared" in told
+    assert "no word in common by BM25; no run of 3 words shared" in told
     assert source.count('<span class="flag">influential but not similar</span>') == 2
     assert re.findall('<span class="run">(.*?)</span>', source)[1:] == ["Union shall be"]
     assert SIMILARITY in told
@@ -270,13 +277,25 @@ def test_shared_runs_are_framed_across_tokens(tmp_path: Path) -> None:
     assert re.sub("<[^>]*>", "", framed[1]) == "Union shall be"
 
 
+def test_runs_of_few_words_are_not_shown(tmp_path: Path) -> None:
+    one = compared(answer())
+    assert one.similarity is not None
+    hits = [replace(hit, shared_words=min(hit.shared_words, 2)) for hit in one.similarity.hits]
+    near = [replace(other, shared_words=2) for other in one.similarity.most_similar]
+    few = replace(one.similarity, hits=tuple(hits), most_similar=tuple(near))
+    source = source_of(tmp_path, replace(one, similarity=few))
+    assert re.findall('<span class="run">(.*?)</span>', source) == ["Framed"]
+    (table,) = re.findall('<table class="wide similar">(.*?)</table>', source, re.DOTALL)
+    assert '<td class="number">–</td>' in table
+
+
 def test_similarity_in_words() -> None:
     near, far, _ = compared(answer()).similarity.hits
     assert similarity_in_words(near, 4321) == (
         "BM25 rank 3 of 4,321; longest shared run 3 words; near-duplicates among the hits: group 1"
     )
-    assert similarity_in_words(replace(near, shared_words=1, cluster=None), 10) == (
-        "BM25 rank 3 of 10; longest shared run 1 word"
+    assert similarity_in_words(replace(near, shared_words=2, cluster=None), 10) == (
+        "BM25 rank 3 of 10; no run of 3 words shared"
     )
     assert "no word in common" in similarity_in_words(far, 4321)
 

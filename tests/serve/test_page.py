@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, expect, sync_playwright
 
 import wherefrom as wf
-from answers import HOSTILE, answer, certificate, hit
+from answers import HOSTILE, answer, certificate, compared, hit
 from browser import CHROMIUM, PHONE, Visit, fragment, shares_of, tell, told, visit
 from served import COMPLETION, HOSTILE_TEXT, PROMPT, TOKEN, Running, running
+from wherefrom.query.explanation import Group, Grouping
+from wherefrom.query.replay import replay_command
 from wherefrom.query.schema import answer_schema
 from wherefrom.records import Background, Query
 from wherefrom.serve.app import PAGE
@@ -32,8 +33,6 @@ LIKE_CHANCE = Background(8192, 32, None, False, True, 56.25, 98.0)
 ODD = re.compile(
     "[" + "".join(chr(c) for c in (*range(9), *range(11, 32), *range(127, 160))) + "\u202a-\u202e]"
 )
-COMMAND = """async (question) =>
-(await import("./page/question.js")).commandOf(question, "/my index")"""
 HOSTILE_JSON = HOSTILE.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -380,43 +379,116 @@ def test_a_hostile_document_of_the_index_is_read_as_text(home: Visit) -> None:
     assert text.text_content() == spelled
 
 
-SHELL_WORDS = [
-    'it\'s $HOME `id` \\ "x" !!',
-    "-k",
-    "two\nlines\tand \x1b[31m\u202e\x07 'quotes' \\n",
-    "плюс 🦅",
-    "",
-]
+def copied(home: Visit) -> str:
+    return str(home.page.evaluate("navigator.clipboard.readText()"))
 
 
-def test_the_command_says_the_same_to_a_shell(home: Visit) -> None:
-    for text in SHELL_WORDS:
-        question = {
-            "prompt": text,
-            "completion": "x" + text,
-            "contrast": text,
-            "k": 3,
-            "sign": "both",
-            "where": {"party": [["in", ["a, b", 'c"d']], ["!=", None]], "year": [["<", 1900]]},
-            "rerank": "stored",
-            "normalise": "none",
-            "damping": None,
-            "group_by": ["party"],
-        }
-        command = home.page.evaluate(COMMAND, question)
-        assert not ODD.search(command.replace("\\\n", ""))
-        shown = subprocess.run(
-            ["bash", "-c", 'wherefrom() { printf "%s\\0" "$@"; }\n' + command],
-            check=True,
-            capture_output=True,
-        )
-        prompt = ["--prompt", text] if text else []
-        assert shown.stdout.decode().split("\0")[:-1] == [
-            *["query", "/my index", *prompt, "--completion", "x" + text, "--contrast", text],
-            *["-k", "3", "--rerank", "stored", "--where", 'party in "a, b","c""d"'],
-            *["--where", "party is present", "--where", "year < 1900"],
-            *["--explain", "--similar", "--group-by", "party"],
-        ]
+def test_the_command_is_the_one_of_reports(home: Visit, index: wf.Index) -> None:
+    where = {"party": [["in", ["Whig", "Democratic"]]], "year": [["<", 1900]]}
+    asked = {"completion": COMPLETION, "where": where, "group_by": ["party"], "k": 3}
+    home.page.goto(home.home + fragment(prompt="it's\n\x1b[31m\u202e", **asked))
+    home.settle()
+    home.page.get_by_role("button", name="Copy as command").click()
+    expect(home.page.get_by_role("status")).to_have_text("Copied")
+    command = copied(home)
+    assert not ODD.search(command)
+    assert command.startswith(f"wherefrom query {index.path.name} --prompt $'it\\'s\\n\\x1b[31m")
+    assert command.endswith("--where 'year < 1900' --explain --similar --group-by party")
+    assert "-k 3 --rerank recompute" in command
+
+
+def test_a_question_that_no_command_line_holds_has_no_command(home: Visit) -> None:
+    tell(home, [*told(two_hits(where={"party": ("==", " Whig ")})), ("done", {})])
+    home.ask("The Union shall", " be preserved")
+    expect(home.page.get_by_role("button", name="Copy as JSON")).to_be_visible()
+    expect(home.page.get_by_role("button", name="Copy as command")).to_have_count(0)
+
+
+NO_CLIPBOARD = {
+    "insecure": 'Object.defineProperty(navigator, "clipboard", {value: undefined})',
+    "denied": """navigator.clipboard.writeText =
+        async () => { throw new DOMException("no", "NotAllowedError"); }""",
+}
+
+
+@pytest.mark.parametrize("reason", NO_CLIPBOARD)
+def test_without_a_clipboard_texts_are_shown_to_be_copied(home: Visit, reason: str) -> None:
+    home.page.evaluate(NO_CLIPBOARD[reason])
+    bad = "two\n\x1b[31m\u202e\U000e0001 end"
+    made = answer(proponents=(hit(1, 0.5, doc_id=bad, text=bad),), opponents=())
+    tell(home, [*told(made), ("done", {})])
+    home.ask("The Union shall", " be preserved")
+    home.page.get_by_role("button", name="Copy as JSON").click()
+    field = home.page.get_by_role("textbox", name="Copy this")
+    expect(field).to_be_focused()
+    shown = field.input_value()
+    assert not ODD.search(shown)
+    assert "\U000e0001" not in shown
+    assert json.loads(shown)["proponents"] == made.to_dict()["proponents"]
+    marked = field.evaluate("(field) => [field.selectionStart, field.selectionEnd]")
+    assert marked == [0, len(shown)]
+    home.page.get_by_role("button", name="Close", exact=True).click()
+    home.page.get_by_role("button", name="Copy as command").click()
+    expect(field).to_have_value(str(replay_command(made)))
+
+
+def test_parts_on_no_text_are_told_and_sum_to_the_score(home: Visit) -> None:
+    text, question = "law and order", "The Union shall be preserved"
+    kind, data = shares_of("first", text, [0.25, -0.5, 0.125], (question, [None, 0.5]))
+    special = {"text": "", "start": 0, "end": 0, "share": 2.0}
+    end = {"text": "", "start": 13, "end": 13, "share": -0.5}
+    shares = data["hit"]
+    shares["tokens"] = [special, *shares["tokens"], end]
+    shares |= {"elsewhere": 0.25, "score": 1.625, "question_elsewhere": 0.125}
+    shares["question"][0]["tokens"].insert(0, {**special, "share": 1.0})
+    made = answer(proponents=(hit(1, 1.625, doc_id="first", text=text),), opponents=())
+    tell(home, [*told(made), (kind, data), ("done", {})])
+    home.ask("The Union shall", " be preserved")
+    number = r"([+-][\d.]+) nats"
+    sentence = re.compile(
+        rf"{number} lie on the text itself; {number} lie on special tokens, which stand for no "
+        rf"text; {number} come from layers that see no tokens\."
+    )
+    for place in (".hit-facts", "#question-note"):
+        words = home.page.locator(place).text_content()
+        assert words is not None
+        (parts,) = sentence.findall(words)
+        assert sum(map(float, parts)) == 1.625, place
+    assert parts == ("+0.500", "+1.00", "+0.125")
+
+
+def test_runs_of_few_words_are_not_shown(home: Visit) -> None:
+    made = compared(answer())
+    assert made.similarity is not None
+    alike = asdict(made.similarity)
+    tell(home, [*told(answer()), ("similarity", alike), ("done", {})])
+    home.page.select_option("#paint", "shared")
+    home.ask("The Union shall", " be preserved")
+    expect(home.page.locator(".hit-text mark")).to_have_text("Union shall be")
+    expect(home.page.locator(".hits")).to_contain_text("3 shared words: “Union shall be”")
+    for one in (*alike["hits"], *alike["most_similar"]):
+        one["shared_words"] = min(2, one["shared_words"])
+    tell(home, [*told(answer()), ("similarity", alike), ("done", {})])
+    home.page.get_by_role("button", name="Ask", exact=True).click()
+    home.settle()
+    expect(home.page.locator(".hit-text mark")).to_have_count(0)
+    expect(home.page.locator(".hits")).not_to_contain_text("shared word")
+    home.page.get_by_role("tab", name="Alike in words").click()
+    expect(home.page.locator(".similar-list")).to_contain_text("message 77")
+    expect(home.page.locator(".similar-list")).not_to_contain_text("shared word")
+
+
+def test_of_very_many_groups_both_ends_are_shown(home: Visit) -> None:
+    groups = tuple(Group(f"g{n:02}", 1, 50.0 - n, 50.0 - n, 50.0 - n, 0.0) for n in range(99))
+    many = asdict(Grouping("party", "stored", 0.95, 100, groups))
+    tell(home, [*told(two_hits()), ("groups", many), ("done", {})])
+    home.ask("The Union shall", " be preserved")
+    home.page.get_by_role("tab", name="Sums").click()
+    rows = home.page.locator(".sum-table tbody tr").evaluate_all(
+        "all => all.map((row) => row.cells[0].textContent)"
+    )
+    shown = [f"g{n:02}" for n in (*range(12), *range(87, 99))]
+    assert rows == [*shown[:12], "and 75 more between", *shown[12:]]
 
 
 def test_every_control_has_a_name_and_every_id_is_one(home: Visit) -> None:

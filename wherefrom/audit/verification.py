@@ -1,7 +1,11 @@
 """Whether a bundle is what it says: digests, statement, and its questions asked again.
 
-Everything that does not fit is named, not only the first. Without a signature a bundle proves no
-author: who changes all its files alike makes another bundle, which only asking again tells apart.
+Everything that does not fit is named, not only the first.
+
+What a bundle cannot prove by itself is that it is the one that was made. Who changes all its files
+alike makes another bundle; asking again then finds changed answers, but not a question that was
+left out, nor a gate. Against that helps a signature on the statement, or what the auditor knows
+from elsewhere (:func:`unexpected`): the statement's SHA-256, the questions, the conditions.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from wherefrom.audit.asking import BatchQuery
 from wherefrom.audit.bundle import (
     ANSWERS_FILE,
     ENVIRONMENT_FILE,
@@ -39,7 +44,7 @@ from wherefrom.audit.statement import (
 from wherefrom.errors import FilterError, IntegrityError
 from wherefrom.store.manifest import Manifest
 
-__all__ = ["SIGNATURE_FILES", "Bundle", "Problem", "ProblemKind", "read_bundle"]
+__all__ = ["SIGNATURE_FILES", "Bundle", "Problem", "ProblemKind", "read_bundle", "unexpected"]
 
 ProblemKind = Literal["file", "digest", "statement", "manifest", "answers", "report", "index"]
 
@@ -74,6 +79,7 @@ class Bundle:
         entries: Its answers, as far as they can be read.
         manifest: Of the index that was asked, if it can be read.
         signatures: Files that hold some.
+        statement_sha256: Of ``statement.json``, if it is there.
         report_checked: Whether the report was made again and compared: this takes the version of
             wherefrom that wrote it.
     """
@@ -83,6 +89,7 @@ class Bundle:
     entries: tuple[Entry, ...] = ()
     manifest: Manifest | None = None
     signatures: tuple[str, ...] = ()
+    statement_sha256: str | None = None
     report_checked: bool = False
 
 
@@ -135,9 +142,61 @@ def read_bundle(path: Path, *, other_version: bool = False) -> Bundle:
             report_checked = _check_report(check, statement.predicate, entries, other_version)
     if entries is not None and manifest is not None:
         _check_entries(check, entries, manifest)
+    data = check.files.get(STATEMENT_FILE)
     return Bundle(
-        path, tuple(check.problems), tuple(entries or ()), manifest, signatures, report_checked
+        path,
+        tuple(check.problems),
+        tuple(entries or ()),
+        manifest,
+        signatures,
+        None if data is None else sha256(data),
+        report_checked,
     )
+
+
+def unexpected(
+    bundle: Bundle,
+    *,
+    statement_sha256: str | None = None,
+    questions: Sequence[BatchQuery] | None = None,
+    fail_if: Sequence[str] | None = None,
+) -> list[Problem]:
+    """Where a bundle is not what is known of it from elsewhere; what is ``None`` is not compared.
+
+    Args:
+        bundle: As it was read.
+        statement_sha256: Of its statement, as it was told when the bundle was made.
+        questions: That were asked, in their order.
+        fail_if: Conditions of the gate that all answers were held against.
+    """
+    problems = []
+    if statement_sha256 is not None and statement_sha256.lower() != bundle.statement_sha256:
+        detail = f"has SHA-256 {bundle.statement_sha256}, not {statement_sha256}"
+        problems.append(Problem("statement", STATEMENT_FILE, detail))
+    if questions is not None:
+        problems += _other_questions(bundle.entries, questions)
+    if fail_if is not None:
+        problems += [
+            Problem("answers", f"answer {entry.id}", "was held against another gate")
+            for entry in bundle.entries
+            if sorted(entry.fail_if) != sorted(fail_if)
+        ]
+    return problems
+
+
+def _other_questions(entries: Sequence[Entry], asked: Sequence[BatchQuery]) -> list[Problem]:
+    """Questions that were left out, put in, or changed."""
+    due = {one.id: (one.query, one.tags) for one in asked}
+    held = {entry.id: (entry.query, entry.tags) for entry in entries}
+    problems = [
+        Problem("answers", f"answer {named}", "is missing") for named in due if named not in held
+    ]
+    for named, what in held.items():
+        if named not in due:
+            problems.append(Problem("answers", f"answer {named}", "is to no question of the file"))
+        elif due[named] != what:
+            problems.append(Problem("answers", f"answer {named}", "is to another question"))
+    return problems
 
 
 def _statement(check: _Check) -> Statement | None:

@@ -222,6 +222,6 @@ def finish_batch(ctx: click.Context, entries: Sequence[Entry], asked: Asked) -> 
             click.echo(f"wherefrom: unanswered: {line}", err=True)
     if tell_gate(entries, named=True):
         ctx.exit(GATE_STATUS)
-    note_unseen(entries, asked)
     if failed:
         raise Failed(f"{failed:,} of {len(entries):,} questions could not be answered")
+    note_unseen(entries, asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from wherefrom.errors import WherefromError
 from wherefrom.query.printable import printable
 
 __all__ = ["Failed", "Interrupted", "one_line_failures", "one_line_warnings", "warn"]
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failed(click.ClickException):
@@ -40,15 +44,31 @@ def one_line_failures() -> Iterator[None]:
     """Turn the package's errors and interruptions into what click shows and exits with.
 
     Raises:
-        Failed: For any :class:`~wherefrom.errors.WherefromError`.
+        Failed: For any :class:`~wherefrom.errors.WherefromError`, and where standard output cannot
+            be written.
         Interrupted: For Ctrl-C.
     """
     try:
         yield
     except WherefromError as error:
         raise Failed(str(error)) from error
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        raise Failed(
+            f"what was to be printed could not be written ({error.strerror}); make room, or send "
+            "standard output elsewhere"
+        ) from error
     except KeyboardInterrupt as interrupt:
         raise Interrupted("nothing was changed") from interrupt
+
+
+def _drop_output() -> None:
+    """Let the interpreter, which writes what is left at its end, not fail over it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def warn(message: str) -> None:

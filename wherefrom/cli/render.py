@@ -195,8 +195,8 @@ def _legend(answer: Answer, console: Console) -> list[Text]:
         among = f"{answer.similarity.documents:,} documents"
         said.append(f"BM25 = rank among {among} by the words of the question")
         said.append(
-            f"run = how many words in a row both hold, from {LEAST_RUN} up; alike = near-duplicates "
-            "have a number"
+            f"run = how many words in a row both hold, from {LEAST_RUN} up; "
+            "alike = near-duplicates have a number"
         )
     marks: list[Text] = []
     explanation = answer.explanation

@@ -40,6 +40,23 @@ VERIFY_SCHEMA = "wherefrom-verify/1"
     "rounds otherwise.",
 )
 @click.option(
+    "--statement-sha256",
+    metavar="HEX",
+    help="What wherefrom bundle told when it made the bundle.",
+)
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The questions that were asked: none may be missing, more, or another one.",
+)
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help="A condition that all answers must have been held against. Give all of them.",
+)
+@click.option(
     "--other-version",
     is_flag=True,
     help="Let a report pass that another version of wherefrom wrote, which cannot be made again to "
@@ -51,8 +68,12 @@ VERIFY_SCHEMA = "wherefrom-verify/1"
 def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
     """Check the bundle at PATH, a directory or a zip file that wherefrom bundle wrote.
 
-    Everything that does not fit is named, a line each on stderr; the exit status is then 1. A
-    signature on its statement is checked with the tool that made it.
+    Everything that does not fit is named, a line each on stderr; the exit status is then 1.
+
+    Who changes all files of a bundle alike makes another bundle. Asking again (--index) finds
+    changed answers in it, but not that a question was left out, or a gate: for that compare with
+    what you know (--statement-sha256, --batch, --fail-if), or sign the statement. Signatures are
+    checked with the tool that made them.
     """
     if given["index"] is None:
         names = ["digests_only", "tolerance", "model", "base_model", "device"]
@@ -67,7 +88,7 @@ def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
     if (path / "documents.lance").is_dir():
         raise NotAnIndexError(f"{path} is an index; give a bundle that wherefrom bundle wrote")
     bundle = read_bundle(path, other_version=given["other_version"])
-    problems = list(bundle.problems)
+    problems = [*bundle.problems, *_unexpected(bundle, given)]
     again = None
     if given["index"] is not None:
         manifest = Manifest.read(given["index"])
@@ -84,6 +105,19 @@ def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
         _tell(bundle, problems, again, asked=asked)
     if problems:
         ctx.exit(1)
+
+
+def _unexpected(bundle: Bundle, given: dict[str, Any]) -> list[Problem]:
+    """Where the bundle is not what the user knows of it."""
+    from wherefrom.audit.verification import unexpected
+    from wherefrom.cli.query_file import read_batch
+
+    return unexpected(
+        bundle,
+        statement_sha256=given["statement_sha256"],
+        questions=None if given["batch"] is None else read_batch(given["batch"]),
+        fail_if=given["fail_if"] or None,
+    )
 
 
 def _ask_again(bundle: Bundle, given: dict[str, Any]) -> Recomputation:
@@ -117,6 +151,7 @@ def _summary(
         "questions": len(bundle.entries),
         "unaskable": _unaskable(bundle),
         "manifest_sha256": None if bundle.manifest is None else bundle.manifest.digest,
+        "statement_sha256": bundle.statement_sha256,
         "signatures": list(bundle.signatures),
         "report_checked": bundle.report_checked,
         "asked_again": asked_again,

@@ -283,7 +283,8 @@ class Grouping:
 
 
 def _parts(tokens: Iterable[TokenShare], elsewhere: float) -> ScoreParts:
-    text, special = [], []
+    text: list[float] = []
+    special: list[float] = []
     for token in tokens:
         (text if token.stands_for_text else special).append(token.share or 0.0)
     return ScoreParts(math.fsum(text), math.fsum(special), elsewhere)
