@@ -283,6 +283,40 @@ def test_terminal_takes_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "[red]danger[/red] :skull: 42\n"
 
 
+def test_piped_lines_have_no_blanks_at_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    answer_table(annotated(answer(proponents=(hit(1, 1.0, metadata={"x": "y "}),))), terminal(80))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 20
+    assert [line for line in lines if line != line.rstrip(" ")] == []
+
+
+def test_a_list_like_chance_is_said_to_be_so_above_it() -> None:
+    for proponents, opponents, named in (
+        (False, True, ["Proponents"]),
+        (True, False, ["Opponents"]),
+        (False, False, ["Proponents", "Opponents"]),
+        (True, None, []),
+    ):
+        judged = Background(1000, 32, None, proponents, opponents, 56.25, 40.0)
+        lines = shown(answer(certificate=certificate(background=judged)), 200).splitlines()
+        above = [
+            after.split()[0]
+            for before, after in pairwise(lines)
+            if re.match("(Proponents|Opponents): ", before) and "from background" in after
+        ]
+        assert above == named
+        for name in named:
+            assert sum(f"{name} are not distinguishable" in line for line in lines) == 2
+
+
+def test_numbers_of_metadata_are_told_to_the_last_digit() -> None:
+    exact = {"x": 1234567.5, "y": 0.1 + 0.2, "z": 1800.0}
+    one = answer(proponents=(hit(1, 1.0, metadata=exact),), where={"x": ("<", 1234568.25)})
+    text = words(shown(one, 200))
+    assert "1234567.5 0.30000000000000004 1800 " in text
+    assert "x < 1234568.25" in text
+
+
 def test_facts_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     print_facts([("who", HOSTILE), ("what", None), ("many", 3)], terminal(40))
     out = capsys.readouterr().out

@@ -106,10 +106,7 @@ def test_what_the_terminal_tells_sums_to_the_scores(classified: wf.Answer) -> No
     for parts, hit in zip(told, hits, strict=True):
         assert abs(sum(map(int, parts)) - math.copysign(100, hit.score)) <= 2
     first = len(classified.proponents)
-    sums = [
-        sum(hit.score for hit in hits[: counts[0]]),
-        sum(hit.score for hit in hits[counts[0] :]),
-    ]
+    sums = [sum(hit.score for hit in some) for some in (hits[:first], hits[first:])]
     for parts, total in zip(TOLD.findall(text), sums, strict=True):
         assert roughly([float(part) for part in parts], total)
 

@@ -406,8 +406,11 @@ def test_a_question_that_no_command_line_holds_has_no_command(home: Visit) -> No
 
 NO_CLIPBOARD = {
     "insecure": 'Object.defineProperty(navigator, "clipboard", {value: undefined})',
-    "denied": """navigator.clipboard.writeText =
-        async () => { throw new DOMException("no", "NotAllowedError"); }""",
+    "denied": """() => {
+      navigator.clipboard.writeText = async () => {
+        throw new DOMException("no", "NotAllowedError");
+      };
+    }""",
 }
 
 
@@ -419,7 +422,7 @@ def test_without_a_clipboard_texts_are_shown_to_be_copied(home: Visit, reason: s
     tell(home, [*told(made), ("done", {})])
     home.ask("The Union shall", " be preserved")
     home.page.get_by_role("button", name="Copy as JSON").click()
-    field = home.page.get_by_role("textbox", name="Copy this")
+    field = home.page.get_by_role("textbox", name="Text to copy")
     expect(field).to_be_focused()
     shown = field.input_value()
     assert not ODD.search(shown)
@@ -440,7 +443,8 @@ def test_parts_on_no_text_are_told_and_sum_to_the_score(home: Visit) -> None:
     shares = data["hit"]
     shares["tokens"] = [special, *shares["tokens"], end]
     shares |= {"elsewhere": 0.25, "score": 1.625, "question_elsewhere": 0.125}
-    shares["question"][0]["tokens"].insert(0, {**special, "share": 1.0})
+    asked = shares["question"][0]
+    asked["tokens"] = [{**special, "share": 1.0}, *asked["tokens"]]
     made = answer(proponents=(hit(1, 1.625, doc_id="first", text=text),), opponents=())
     tell(home, [*told(made), (kind, data), ("done", {})])
     home.ask("The Union shall", " be preserved")
@@ -462,8 +466,8 @@ def test_runs_of_few_words_are_not_shown(home: Visit) -> None:
     assert made.similarity is not None
     alike = asdict(made.similarity)
     tell(home, [*told(answer()), ("similarity", alike), ("done", {})])
-    home.page.select_option("#paint", "shared")
     home.ask("The Union shall", " be preserved")
+    home.page.select_option("#paint", "shared")
     expect(home.page.locator(".hit-text mark")).to_have_text("Union shall be")
     expect(home.page.locator(".hits")).to_contain_text("3 shared words: “Union shall be”")
     for one in (*alike["hits"], *alike["most_similar"]):

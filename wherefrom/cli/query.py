@@ -173,6 +173,7 @@ def query(ctx: click.Context, /, index: Path, **given: Any) -> None:
         return
     # A process that lives for seconds keeps what little garbage it makes.
     gc.disable()
+    ctx.call_on_close(gc.enable)
     question = {name: given[name] for name in ("completion", "contrast")}
     question["prompt"] = given["prompt"] or ""
     if given["queries"] is not None:

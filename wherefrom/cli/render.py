@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
-from typing import Any
+from typing import IO, Any, cast
 
 import click
 from rich.cells import cell_len
@@ -24,6 +24,7 @@ from wherefrom.cli.hits import print_hits, print_similar
 from wherefrom.cli.question import fact_grid, question_facts
 from wherefrom.cli.shares import question_lines, question_parts
 from wherefrom.cli.stand_ins import STAND_INS
+from wherefrom.cli.trimmed import Trimmed
 from wherefrom.query.answer import Answer
 from wherefrom.query.explanation import HitShares, TokensAre
 from wherefrom.query.printable import printable
@@ -31,9 +32,11 @@ from wherefrom.query.wording import (
     LEAST_RUN,
     NO_PROOF,
     PERCENTILE,
+    ListName,
     background_in_words,
     certificate_in_words,
     damping_in_words,
+    doubt_in_words,
     empty_in_words,
     filter_in_words,
     measured,
@@ -66,7 +69,9 @@ def terminal(width: int | None = None) -> Console:
     if isinstance(sys.stdout, TextIOWrapper):
         # A terminal that cannot show a letter shows a stand-in rather than an error.
         sys.stdout.reconfigure(errors=STAND_INS)
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    # What is piped is read by programs and kept in files, where the padding of tables is noise.
+    out = sys.stdout if sys.stdout.isatty() else cast("IO[str]", Trimmed(sys.stdout))
+    return Console(file=out, width=width, markup=False, emoji=False, highlight=False)
 
 
 def emit_json(fields: Mapping[str, Any]) -> None:
@@ -80,11 +85,16 @@ def print_facts(facts: Iterable[tuple[str, object]], console: Console) -> None:
 
     So digests and commands can be copied, and searched for, in one piece.
     """
-    lines = [(printable(label), printable(value_in_words(value))) for label, value in facts]
+    lines = [(printable(label), printable(_fact(value))) for label, value in facts]
     width = max((cell_len(label) for label, _ in lines), default=0)
     for label, value in lines:
         padding = " " * (width - cell_len(label) + 2)
         console.print(Text.assemble((label + padding, "dim"), value), soft_wrap=True)
+
+
+def _fact(value: object) -> str:
+    """A value; one that was measured in six digits."""
+    return f"{value:g}" if isinstance(value, float) else value_in_words(value)
 
 
 def answer_table(answer: Answer, console: Console, most: int | None = None) -> None:
@@ -101,19 +111,22 @@ def answer_table(answer: Answer, console: Console, most: int | None = None) -> N
     console.print(fact_grid(_facts(answer)))
     ranking = ranked_by(answer)
     how = "" if ranking is None else f"; {ranking[1]}"
-    rankings = [
-        (f"Proponents: {said.raised}{how}", f"bold {RAISES}", answer.proponents[:most]),
-        (f"Opponents: {said.lowered}{how}", f"bold {LOWERS}", answer.opponents[:most]),
+    rankings: list[tuple[ListName, str, str, Sequence[Hit]]] = [
+        ("Proponents", said.raised + how, f"bold {RAISES}", answer.proponents[:most]),
+        ("Opponents", said.lowered + how, f"bold {LOWERS}", answer.opponents[:most]),
     ]
-    for title, style, hits in rankings:
+    for name, does, style, hits in rankings:
         if hits:
-            _title(title, console)
+            _title(f"{name}: {does}", console)
+            doubt = doubt_in_words(answer, name)
+            if doubt is not None:
+                console.print(Text(doubt, style="bold"))
             _print_question(answer, hits, console)
             print_hits(answer, hits, style, console)
     if not answer.hits:
         _title(empty_in_words(answer), console)
-    for title, _, hits in rankings:
-        _print_layers(answer, title.partition(":")[0], hits, console)
+    for name, _, _, hits in rankings:
+        _print_layers(answer, name, hits, console)
     if answer.similarity is not None and answer.similarity.most_similar:
         _title("Most like the question in words (by BM25), and their influence", console)
         print_similar(answer.similarity.most_similar[:most], console)

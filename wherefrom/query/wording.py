@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.background import STANDS_OUT
@@ -15,6 +15,7 @@ from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recal
 
 __all__ = [
     "LEAST_RUN",
+    "ListName",
     "NO_PROOF",
     "PERCENTILE",
     "SHARES",
@@ -23,6 +24,7 @@ __all__ = [
     "background_in_words",
     "certificate_in_words",
     "damping_in_words",
+    "doubt_in_words",
     "empty_in_words",
     "filter_in_words",
     "grouping_in_words",
@@ -43,6 +45,8 @@ __all__ = [
     "value_in_words",
     "worth_in_words",
 ]
+
+ListName = Literal["Proponents", "Opponents"]
 
 _WHOLE = 0.9  # of exact scores: from there on, stored ones are what they are called
 
@@ -106,12 +110,12 @@ def signed(score: float) -> str:
 
 
 def value_in_words(value: object) -> str:
-    """A metadata value as a reader writes it; a missing one is a dash."""
+    """A metadata value as a reader writes it, to its last digit; a missing one is a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def ranked_by(answer: Answer) -> tuple[str, str] | None:
@@ -172,11 +176,16 @@ def background_in_words(answer: Answer) -> str | None:
     background = answer.certificate.background
     if background is None:
         return None
-    sentences = (
-        _verdict("Proponents", background.proponents, background.proponents_beyond, background),
-        _verdict("Opponents", background.opponents, background.opponents_beyond, background),
-    )
+    sentences = (_verdict("Proponents", background), _verdict("Opponents", background))
     return " ".join(sentence for sentence in sentences if sentence) or None
+
+
+def doubt_in_words(answer: Answer, name: ListName) -> str | None:
+    """That one of an answer's lists is like chance; ``None`` where nothing says so."""
+    background = answer.certificate.background
+    if background is None or _compared(name, background)[0] is not False:
+        return None
+    return _verdict(name, background)
 
 
 def measured(answer: Answer) -> Measurement:
@@ -329,9 +338,15 @@ def _bounds(answer: Answer) -> str:
     return f" (at most {' and '.join(known)})" if known else ""
 
 
-def _verdict(
-    name: str, stands_out: bool | None, beyond: float | None, background: Background
-) -> str | None:
+def _compared(name: ListName, background: Background) -> tuple[bool | None, float | None]:
+    """Whether a list stands out, and which share of random queries it is beyond."""
+    if name == "Proponents":
+        return background.proponents, background.proponents_beyond
+    return background.opponents, background.opponents_beyond
+
+
+def _verdict(name: ListName, background: Background) -> str | None:
+    stands_out, beyond = _compared(name, background)
     if stands_out is None or beyond is None:
         return None
     queries = f"{background.queries} random documents in the query's place"
