@@ -35,6 +35,7 @@ BENCHMARKS = (
     "refinement",
     "cold_start",
     "insight",
+    "service",
     "curvatures",
     "datainf_solve",
     "fit_memory",

@@ -295,6 +295,14 @@ def test_any_bit_of_a_zip_file(
             read_bundle(path)
 
 
+def test_links_are_not_followed(bundle: Path) -> None:
+    (bundle / "report.html").rename(bundle.parent / "elsewhere.html")
+    (bundle / "report.html").symlink_to(bundle.parent / "elsewhere.html")
+    link, missing = read_bundle(bundle).problems
+    assert link.detail == "is a link; a bundle holds the files themselves"
+    assert missing.detail == "is missing"
+
+
 def zipped(bundle: Path, path: Path, **extra: bytes) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(bundle.iterdir()):
@@ -487,6 +495,8 @@ FORGED = {
     ("groups", 0, "groups", 0, "total"): -1000.0,
     ("groups", 0, "groups", 0, "documents"): 1,
     ("groups",): [],
+    ("damping",): 0.1 + 1e-12,
+    ("index", "damping"): 0.1 + 1e-12,
     ("index", "documents"): 7,
     ("index", "curvature"): "identity",
     ("index", "weights_sha256"): "0" * 64,
@@ -501,6 +511,31 @@ def test_nothing_but_rounding_is_tolerated(
     for tolerance in (None, 1e-6):
         (problem,) = recompute(index, entries, tolerance=tolerance).problems
         assert problem.detail.startswith(f"differs in {path[0]}")
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "told"),
+    [
+        (("proponents", 0, "rank"), 901, "has hits that are out of order"),
+        (("certificate", "candidates"), 10**6, "differs in certificate.candidates"),
+        (("certificate", "candidates"), None, None),
+    ],
+)
+def test_counts_that_rounding_may_change(
+    asked_again: None,
+    index: wf.Index,
+    sound: tuple[Entry, ...],
+    path: tuple[str | int, ...],
+    to: int | None,
+    told: str | None,
+) -> None:
+    if to is None:  # One more than there are.
+        to = sound[0].answer.certificate.candidates + 1
+    entries = forged(sound, at(*path, to=to))[:1]
+    details = [one.detail for one in recompute(index, entries, tolerance=1e-6).problems]
+    assert len(recompute(index, entries).problems) == 1
+    assert len(details) == (told is not None)
+    assert all(detail.startswith(told or "") for detail in details)
 
 
 def test_findings_of_the_gate_are_not_rounded(

@@ -502,5 +502,6 @@ def test_questions_from_a_log_of_inspect(home: Path, tmp_path: Path) -> None:
     assert made.exit_code == 1
     checked = run("verify", tmp_path / "b", "--index", home / "my.index")
     assert checked.exit_code == 0, checked.output
-    assert "1 on record could not be asked in the first place" in checked.stdout
+    assert "2 questions asked again, all with the same answers" in checked.stdout
+    assert "1 on record could not be asked in the first place" in checked.stderr
     assert "cannot be traced: no output" in (tmp_path / "b" / "report.html").read_text()

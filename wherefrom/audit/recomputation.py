@@ -19,15 +19,18 @@ from wherefrom.audit.canonical import canonical_json
 from wherefrom.audit.entries import Entry, Wanted
 from wherefrom.audit.verification import Problem
 from wherefrom.query.answer import Answer
-from wherefrom.records import Progress
+from wherefrom.records import Hit, Progress
 
 if TYPE_CHECKING:
     from wherefrom.query.index import Index
 
 __all__ = ["Recomputation", "recompute"]
 
-_ROUNDED_COUNTS = ("proponents[].rank", "opponents[].rank", "certificate.candidates")
-"""Places of near ties, which are compared by their scores, and how many bounds do not rule out."""
+_RANKS = ("proponents[].rank", "opponents[].rank")
+"""Places, which near ties may change; they are compared by the scores that stand there."""
+
+_CANDIDATES = "certificate.candidates"
+"""How many documents bounds do not rule out; at the bound there are near ties, too."""
 
 _GIVEN = (
     "index.",
@@ -50,8 +53,9 @@ class Recomputation:
     """What asking again brought.
 
     Attributes:
-        answers: Questions on record.
-        identical: Those answered with the same bits; what could not be asked counts, too.
+        answers: Questions asked again. What could not be asked in the first place is not among
+            them: that it could not is vouched for by a signature alone.
+        identical: Those answered with the same bits.
         largest_difference: Of any score, relative to the largest score of its answer.
         problems: Answers that are others.
     """
@@ -81,8 +85,9 @@ def recompute(
         progress: Called as ``progress(phase, done, total)``.
     """
     problems: list[Problem] = []
+    asked = [entry for entry in entries if entry.query is not None]
     identical, largest = 0, 0.0
-    for done, (entry, again) in enumerate(_again(index, entries), start=1):
+    for done, (entry, again) in enumerate(_again(index, asked), start=1):
         same = bundle_line(portable(again)) == bundle_line(entry)
         identical += same
         if not same:
@@ -91,23 +96,15 @@ def recompute(
             if detail is not None:
                 problems.append(Problem("index", f"answer {entry.id}", detail))
         if progress is not None:
-            progress("asking again", done, len(entries))
-    return Recomputation(len(entries), identical, largest, tuple(problems))
+            progress("asking again", done, len(asked))
+    return Recomputation(len(asked), identical, largest, tuple(problems))
 
 
 def _again(index: Index, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
     """Each entry beside a new one; those that were asked alike share scans."""
     for _, group in groupby(entries, key=_how):
         before = list(group)
-        asked = [
-            BatchQuery(
-                entry.id,
-                entry.query,
-                entry.tags,
-                "" if entry.failure is None else entry.failure.detail,
-            )
-            for entry in before
-        ]
+        asked = [BatchQuery(entry.id, entry.query, entry.tags) for entry in before]
         first = before[0]
         again = ask_all(index, asked, first.options, wanted=first.wanted, fail_if=first.fail_if)
         yield from zip(before, again, strict=True)
@@ -164,14 +161,26 @@ def _largest_difference(before: Answer, now: Answer) -> float:
     return 0.0 if largest == 0.0 else largest / unit if unit else math.inf
 
 
+def _in_order(hits: Sequence[Hit]) -> bool:
+    return [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+
+
+def _nearly(before: object, now: object) -> bool:
+    """Whether two counts are the same but for a few in a hundred."""
+    return type(before) is int and type(now) is int and abs(before - now) <= max(2, now // 50)
+
+
 def _beyond(entry: Entry, again: Entry, tolerance: float) -> str | None:
     """What differs by more than rounding explains, if anything does."""
     if entry.gate != again.gate:
         return "has other findings of the gate than its conditions give now"
+    lists = () if entry.answer is None else (entry.answer.proponents, entry.answer.opponents)
+    if not all(map(_in_order, lists)):
+        return "has hits that are out of order"
     scales = _scales(again)
     for path, field, before, now in _differing(entry, again):
-        # Only floats are rounded. Two counts depend on them.
-        if field in _ROUNDED_COUNTS:
+        # Only floats are rounded; of whole numbers, two depend on them.
+        if field in _RANKS or (field == _CANDIDATES and _nearly(before, now)):
             continue
         rounded = type(before) is type(now) is float and not field.startswith(_GIVEN)
         if not rounded:

@@ -72,7 +72,8 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             near = get_close_matches(args[0], self._homes, n=1)
             if near:
-                error.message += f" Did you mean '{near[0]}'?"
+                told = f"{error.message} Did you mean '{near[0]}'?"
+                raise click.UsageError(told, ctx) from error
             raise
 
     def invoke(self, ctx: click.Context) -> Any:

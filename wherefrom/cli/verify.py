@@ -176,18 +176,23 @@ def _tell(
         rest = "; nothing was asked again" if asked and again is None else ""
         click.echo(f"{printable(str(bundle.path))} is not what it says: {count} not fit{rest}.")
         return
-    questions = f"{len(bundle.entries):,} questions"
+    if unaskable := _unaskable(bundle):
+        click.echo(
+            f"{unaskable:,} on record could not be asked in the first place, which nothing here "
+            "can check: a signature alone vouches for it.",
+            err=True,
+        )
     if again is None:
-        told = f"files and statement fit together, {questions}; none was asked again"
+        told = f"files and statement fit together, {len(bundle.entries):,} questions; none was "
+        told += "asked again"
     elif again.identical == again.answers:
-        told = f"{questions} asked again, all with the same answers to the last bit"
+        told = f"{again.answers:,} questions asked again, all with the same answers to the last bit"
     else:
         told = (
-            f"{questions} asked again, {again.identical:,} with the same answers to the last bit, "
-            f"the others' scores within {again.largest_difference:.2g} of the largest"
+            f"{again.answers:,} questions asked again, {again.identical:,} with the same answers "
+            "to the last bit, the others' scores within "
+            f"{again.largest_difference:.2g} of the largest"
         )
-    if unaskable := _unaskable(bundle):
-        told += f"; {unaskable:,} on record could not be asked in the first place"
     click.echo(f"{printable(str(bundle.path))}: {told}.")
 
 

@@ -73,9 +73,10 @@ def similarity_of(
       40 % of the proponents among the top ten, and 70 % and 82 % of the opponents, where documents
       at random would be 90 %: for opponents it is the rule.
     * ``similar but not influential``: one of ``most_similar`` that is no hit and lies between
-      percentiles 5 and 95, as 90 % of random documents do. On the demo, 45 % and 64 % of the ten most similar. (Between 1 and 99
-      lay 62 % and 78 %: the twentieth of all documents that lies nearer than 95 % of others is left
-      without a flag rather than called uninfluential.)
+      percentiles 5 and 95, as 90 % of random documents do. On the demo, 45 % and 64 % of the ten
+      most similar, hits included. (Between 1 and 99 lay 62 % and 78 %: the twentieth of all
+      documents that lies nearer than 95 % of others is left without a flag rather than called
+      uninfluential.)
 
     Args:
         answer: What was found.

@@ -15,12 +15,12 @@ from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recal
 
 __all__ = [
     "LEAST_RUN",
-    "ListName",
     "NO_PROOF",
     "PERCENTILE",
     "SHARES",
     "SIMILARITY",
     "TOKENS_ARE",
+    "ListName",
     "background_in_words",
     "certificate_in_words",
     "damping_in_words",

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherefrom.records import Normalise, Rerank, Sign
-from wherefrom.serve.requests import WhereField
+from wherefrom.serve.requests import COMPLETION_CHARACTERS, PROMPT_CHARACTERS, WhereField
 
 __all__ = [
     "ExplainHit",
@@ -17,13 +17,11 @@ __all__ = [
     "TraceOutput",
 ]
 
-_PROMPT_CHARACTERS = 100_000
-_COMPLETION_CHARACTERS = 20_000
 
 Prompt = Annotated[
     str,
     Field(
-        max_length=_PROMPT_CHARACTERS,
+        max_length=PROMPT_CHARACTERS,
         description="What the model was given, exactly, spaces at its end included; may be empty. "
         "For a classifier of text, the text.",
     ),
@@ -32,13 +30,13 @@ Completion = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=_COMPLETION_CHARACTERS,
+        max_length=COMPLETION_CHARACTERS,
         description="What the model said, exactly: prompt and completion are joined as they are, "
         'so that it mostly starts with a space. For a classifier, the label, as "positive".',
     ),
 ]
 Contrast = Annotated[
-    Annotated[str, Field(min_length=1, max_length=_COMPLETION_CHARACTERS)] | None,
+    Annotated[str, Field(min_length=1, max_length=COMPLETION_CHARACTERS)] | None,
     Field(
         description="What the model might have said instead: scores are then of the completion's "
         "log-likelihood minus that of this text."

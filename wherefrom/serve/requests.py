@@ -25,6 +25,8 @@ from wherefrom.records import Normalise, Query, Rerank, Sign
 from wherefrom.store import Where
 
 __all__ = [
+    "COMPLETION_CHARACTERS",
+    "PROMPT_CHARACTERS",
     "DocumentsRequest",
     "ExplainRequest",
     "GroupsRequest",
@@ -32,8 +34,8 @@ __all__ = [
     "WhereField",
 ]
 
-_PROMPT_CHARACTERS = 100_000
-_COMPLETION_CHARACTERS = 20_000
+PROMPT_CHARACTERS = 100_000
+COMPLETION_CHARACTERS = 20_000
 _NAME_CHARACTERS = 1_000
 _VALUE_CHARACTERS = 10_000
 
@@ -57,7 +59,7 @@ def _whole(value: object) -> object:
 
 
 _Text = Annotated[StrictStr, AfterValidator(_valid_unicode)]
-_Completion = Annotated[_Text, StringConstraints(min_length=1, max_length=_COMPLETION_CHARACTERS)]
+_Completion = Annotated[_Text, StringConstraints(min_length=1, max_length=COMPLETION_CHARACTERS)]
 _Name = Annotated[_Text, StringConstraints(max_length=_NAME_CHARACTERS)]
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _WHOLE = BeforeValidator(_whole)
@@ -101,7 +103,7 @@ class _Asked(_Request):
         damping: Another than the index's.
     """
 
-    prompt: Annotated[_Text, StringConstraints(max_length=_PROMPT_CHARACTERS)] = Field(
+    prompt: Annotated[_Text, StringConstraints(max_length=PROMPT_CHARACTERS)] = Field(
         "", description="What the model was given; for a classifier, the text."
     )
     completion: _Completion = Field(description="What it said; for a classifier, the label.")

@@ -18,6 +18,7 @@ from wherefrom.query.index import Index
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import Rerank
 from wherefrom.serve.errors import (
+    BusyError,
     FailedError,
     ServiceError,
     UnknownDocumentError,
@@ -36,6 +37,7 @@ EventKind = Literal["stored", "answer", "words", "shares", "similarity", "groups
 
 T = TypeVar("T")
 _READERS_WAITING = 64
+_CHECK_SECONDS = 2.0
 _EXPLAINED_AT_ONCE = 4
 """Hits whose shares are computed in one step: the first show soon, and other requests get turns."""
 
@@ -89,6 +91,7 @@ class Service:
         self.limits = Limits() if limits is None else limits
         self.model = Worker("model", queue=queue, seconds=self.limits.seconds)
         self.reader = Worker("reader", queue=_READERS_WAITING, seconds=self.limits.seconds)
+        self._check: tuple[float, asyncio.Future[None]] | None = None
 
     async def query(self, request: QueryRequest) -> Answer:
         """Answer a question, with all that the request wants beside it.
@@ -208,14 +211,25 @@ class Service:
     async def check(self) -> None:
         """Make sure that requests are taken and that the index can be read.
 
+        Whoever asks within seconds of another gets the same verdict: this needs no token, and must
+        not keep readers from their turns.
+
         Raises:
             ClosingError: The service is shutting down.
             UnreadyError: The index cannot be read.
         """
+        now = time.monotonic()
+        if self._check is None or now - self._check[0] > _CHECK_SECONDS:
+            self._check = now, asyncio.ensure_future(self._look())
+        await asyncio.shield(self._check[1])
+
+    async def _look(self) -> None:
         try:
             await self.documents(limit=1)
         except FailedError as error:
             raise UnreadyError(str(error)) from error
+        except BusyError:
+            return  # Others are being answered.
 
     def info(self) -> dict[str, Any]:
         """What the index holds and was built with: :meth:`wherefrom.Index.info`."""
@@ -223,6 +237,7 @@ class Service:
 
     def begin_closing(self) -> None:
         """Turn away who comes and who waits; the request that is being worked for is answered."""
+        self._check = None
         self.model.close()
         self.reader.close()
 

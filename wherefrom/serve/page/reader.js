@@ -77,7 +77,7 @@ export class Reader {
     const entries = [
       ...Object.entries(found.metadata).map(([name, value]) => [name, valueInWords(value)]),
       ["scored tokens", counted(found.tokens)],
-      ["SHA-256", found.content_hash],
+      ["content hash", found.content_hash],
     ];
     if (found.parent_id !== null) entries.unshift(["passage of", found.parent_id]);
     const shown = ([name, value]) =>
