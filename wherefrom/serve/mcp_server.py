@@ -18,7 +18,7 @@ from wherefrom.records import SCORE_CONTRACT
 from wherefrom.serve import mcp_inputs as inputs
 from wherefrom.serve import mcp_outputs as outputs
 from wherefrom.serve import mcp_tools as tools
-from wherefrom.serve.errors import status_of
+from wherefrom.serve.errors import ServiceError, status_of
 from wherefrom.serve.logs import FAILURES
 from wherefrom.serve.mcp_quoting import NOTICE
 from wherefrom.serve.mcp_tools import Told
@@ -251,7 +251,8 @@ async def _result(tool: Tool, service: Service, arguments: dict[str, Any]) -> ty
         return _failed(f"{tool.name}: {_mistakes(error)}")
     except WherefromError as error:
         if status_of(error) != _NOT_THE_ASKER:
-            return _failed(f"{tool.name}: {error}", _NAMES)
+            note = None if isinstance(error, ServiceError) else _NAMES
+            return _failed(f"{tool.name}: {error}", note)
         # The words of such an error may name paths of this machine.
         FAILURES.error("%s failed: %s", tool.name, error)
         return _failed(f"{tool.name}: {type(error).__name__}; the server's log says more")

@@ -60,7 +60,7 @@ def of_trace(answer: Answer, trace: Trace, fence: Fence) -> str:
 def of_explanation(found: ExplainedHit, fence: Fence) -> str:
     """The parts of a score: layers, then tokens on both sides."""
     lines = [
-        f"Score {signed(found.score)} nats, computed anew and exactly; its parts below sum to it.",
+        f"Score {signed(found.score)} nats, computed anew and exactly; its layers sum to it.",
         f"{found.contract}.",
         "Layers: "
         + ", ".join(f"{layer.name} {signed(layer.share)}" for layer in found.layers)
@@ -68,7 +68,10 @@ def of_explanation(found: ExplainedHit, fence: Fence) -> str:
         found.notice,
     ]
     if found.tokens_are is not None:
-        lines.append(f"Tokens: {_TOKENS_ARE[found.tokens_are]}.")
+        lines.append(
+            f"Tokens: {_TOKENS_ARE[found.tokens_are]}; what they lack of the score lies on special "
+            "tokens, or comes from layers that see no tokens."
+        )
     if found.document is not None:
         facts = {"doc_id": found.doc_id, **_shares(found.document)}
         lines.append(fence.quote("tokens of the document, in nats", facts))
