@@ -266,7 +266,8 @@ async def _result(tool: Tool, service: Service, arguments: dict[str, Any]) -> ty
 
 
 def _failed(message: str, note: str | None = None) -> types.CallToolResult:
-    text = excerpt(message, _ERROR_CHARACTERS) + (f" ({note})" if note else "")
+    said = f" ({note})" if note else ""
+    text = excerpt(message, _ERROR_CHARACTERS - len(said)) + said
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 
