@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,
     Grouping,

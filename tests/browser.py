@@ -14,7 +14,12 @@ from urllib.parse import quote
 from playwright.sync_api import Browser, Page, Route
 
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import HitShares, LayerName, QuestionShares, TokenShare
+from wherefrom.query.interpretation.explanation import (
+    HitShares,
+    LayerName,
+    QuestionShares,
+    TokenShare,
+)
 from wherefrom.serve.narration import answer_in_words
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -6,7 +6,7 @@ import json
 
 from schemas import fields_table
 
-from wherefrom.query.schema import answer_schema
+from wherefrom.query.export.schema import answer_schema
 
 __all__ = ["answer_fields"]
 

@@ -18,9 +18,9 @@ __all__ = ["http_api", "openapi"]
 _RECORDS = {
     "Answer": "answer-schema.md",
     "DocumentPage": "records.md#wherefrom.query.reading.DocumentPage",
-    "Explanation": "records.md#wherefrom.query.explanation.Explanation",
+    "Explanation": "records.md#wherefrom.query.interpretation.explanation.Explanation",
     "Failure": "#failures",
-    "Grouping": "records.md#wherefrom.query.explanation.Grouping",
+    "Grouping": "records.md#wherefrom.query.interpretation.explanation.Grouping",
     "StoredDocument": "records.md#wherefrom.query.reading.StoredDocument",
 }
 _OK = "200"

@@ -13,7 +13,7 @@ from rich.console import Console
 from answers import HOSTILE
 from wherefrom.cli.highlight import legend, marked, plain, words_of
 from wherefrom.cli.shares import part_in_words
-from wherefrom.query.explanation import TokenShare
+from wherefrom.query.interpretation.explanation import TokenShare
 from wherefrom.query.printable import printable
 
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -36,7 +36,7 @@ from wherefrom.cli.render import answer_table, emit_json, print_facts, terminal
 from wherefrom.cli.stability import sweep_table
 from wherefrom.cli.stand_ins import STAND_INS
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,
     Grouping,

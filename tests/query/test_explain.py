@@ -21,8 +21,8 @@ from test_index import Pseudo, drawn, influence_by_layer, whole_text
 from tiny_bert import CONTEXT, bert_classifier, bert_tokenizer, labelled_documents, masked_bert
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer, token_log_likelihood
 from wherefrom.errors import MismatchError, ModelError, QueryError
-from wherefrom.query.explain import layer_names
-from wherefrom.query.explanation import HitShares, TokenShare
+from wherefrom.query.interpretation.explain import layer_names
+from wherefrom.query.interpretation.explanation import HitShares, TokenShare
 
 TOKENIZER = tiny_tokenizer()
 SINGLE = 2e-6

@@ -27,8 +27,9 @@ from answers import (
     hit,
 )
 from wherefrom.errors import MissingExtraError, QueryError, StorageError
-from wherefrom.query import export
-from wherefrom.query.export import (
+from wherefrom.query.export import tables as export
+from wherefrom.query.export.json_text import json_text
+from wherefrom.query.export.tables import (
     HITS_SCHEMA,
     hits_dataset,
     hits_frame,
@@ -37,7 +38,6 @@ from wherefrom.query.export import (
     write_jsonl,
     write_parquet,
 )
-from wherefrom.query.json_text import json_text
 from wherefrom.query.printable import printable
 from wherefrom.records import SCORE_CONTRACT, Background, Query, Recall
 

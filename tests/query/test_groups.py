@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wherefrom.errors import FilterError, QueryError
-from wherefrom.query.explanation import Group
-from wherefrom.query.groups import MOST_GROUPS, column_values, grouping
+from wherefrom.query.interpretation.explanation import Group
+from wherefrom.query.interpretation.groups import MOST_GROUPS, column_values, grouping
 from wherefrom.records import Document, MetadataValue
 from wherefrom.store import DocumentTable
 

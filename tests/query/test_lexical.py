@@ -15,7 +15,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wherefrom.query.lexical import Lexicon, SharedRun, SharedRuns, words, words_in_place
+from wherefrom.query.interpretation.lexical import (
+    Lexicon,
+    SharedRun,
+    SharedRuns,
+    words,
+    words_in_place,
+)
 from wherefrom.records import Document
 from wherefrom.store import DocumentTable
 

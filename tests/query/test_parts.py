@@ -16,7 +16,12 @@ import wherefrom as wf
 from answers import answer, explained
 from tiny_bert import CONTEXT, LABELS, WORDS, bert_classifier, bert_tokenizer
 from wherefrom.cli.render import answer_table
-from wherefrom.query.explanation import HitShares, QuestionShares, ScoreParts, TokenShare
+from wherefrom.query.interpretation.explanation import (
+    HitShares,
+    QuestionShares,
+    ScoreParts,
+    TokenShare,
+)
 from wherefrom.query.wording import parts_in_words, signed
 
 NUMBER = r"([+-][\d.]+(?:e[+-]\d+)?)"

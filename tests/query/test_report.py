@@ -30,11 +30,11 @@ from answers import (
     hostile_answers,
 )
 from wherefrom.errors import StorageError
-from wherefrom.query import report
 from wherefrom.query.answer import Answer
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.printable import excerpt, printable, printable_lines
-from wherefrom.query.report import write_report
+from wherefrom.query.report import html as report
+from wherefrom.query.report.html import write_report
 from wherefrom.query.wording import (
     NO_PROOF,
     PERCENTILE,

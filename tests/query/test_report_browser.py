@@ -13,7 +13,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, sync_playwright
 
 from answers import annotated_hostile_answers, every_answer
-from wherefrom.query.report import write_report
+from wherefrom.query.report.html import write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")

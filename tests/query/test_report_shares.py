@@ -27,8 +27,7 @@ from answers import (
     hit,
 )
 from wherefrom.query.answer import Answer
-from wherefrom.query.bars import bars
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,
     Grouping,
@@ -36,9 +35,10 @@ from wherefrom.query.explanation import (
     LayerName,
     TokenShare,
 )
-from wherefrom.query.heatmap import heat_map
-from wherefrom.query.highlights import pieces, step, strongest
-from wherefrom.query.report import write_report
+from wherefrom.query.report.bars import bars
+from wherefrom.query.report.heat_map import heat_map
+from wherefrom.query.report.highlights import pieces, step, strongest
+from wherefrom.query.report.html import write_report
 from wherefrom.query.wording import (
     SHARES,
     SIMILARITY,

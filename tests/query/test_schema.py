@@ -24,8 +24,8 @@ from wherefrom.audit.entries import Entry
 from wherefrom.audit.gate import Finding
 from wherefrom.cli.schema import schema as schema_command
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
-from wherefrom.query.json_text import json_text
-from wherefrom.query.schema import answer_schema, generated_schema
+from wherefrom.query.export.json_text import json_text
+from wherefrom.query.export.schema import answer_schema, generated_schema
 
 SCHEMA = json.loads(answer_schema())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from answers import answer, certificate, hit
 from wherefrom.errors import QueryError
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import Similarity
-from wherefrom.query.lexical import Lexicon, words
-from wherefrom.query.similarity import near_duplicates, similarity_of
+from wherefrom.query.interpretation.explanation import Similarity
+from wherefrom.query.interpretation.lexical import Lexicon, words
+from wherefrom.query.interpretation.similarity import near_duplicates, similarity_of
 from wherefrom.records import Document, Query, QuerySet
 from wherefrom.store import DocumentTable
 

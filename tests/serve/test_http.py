@@ -15,7 +15,7 @@ import pytest
 
 import wherefrom as wf
 from served import COMPLETION, PROMPT
-from wherefrom.query.schema import answer_schema
+from wherefrom.query.export.schema import answer_schema
 
 ASKED = {"prompt": PROMPT, "completion": COMPLETION}
 QUERY = wf.Query(PROMPT, COMPLETION)

@@ -21,7 +21,8 @@ import wherefrom as wf
 from answers import HOSTILE, answer, hostile_answers
 from wherefrom.errors import IntegrityError, QueryError
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import (
+from wherefrom.query.index import Index
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,
     Grouping,
@@ -30,7 +31,6 @@ from wherefrom.query.explanation import (
     QuestionShares,
     TokenShare,
 )
-from wherefrom.query.index import Index
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.serve import mcp_inputs
 from wherefrom.serve.errors import ClosingError

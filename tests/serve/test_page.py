@@ -21,9 +21,9 @@ import wherefrom as wf
 from answers import HOSTILE, answer, certificate, compared, hit
 from browser import CHROMIUM, PHONE, Visit, fragment, shares_of, tell, told, visit
 from served import COMPLETION, HOSTILE_TEXT, PROMPT, TOKEN, Running, running
-from wherefrom.query.explanation import Group, Grouping
+from wherefrom.query.export.schema import answer_schema
+from wherefrom.query.interpretation.explanation import Group, Grouping
 from wherefrom.query.replay import replay_command
-from wherefrom.query.schema import answer_schema
 from wherefrom.records import Background, Query
 from wherefrom.serve.app import PAGE
 

@@ -125,7 +125,7 @@ def bundle_line(entry: Entry) -> bytes:
 
 def render_report(entries: Sequence[Entry]) -> bytes:
     """The report on :func:`portable` entries."""
-    from wherefrom.query.report import write_report
+    from wherefrom.query.report.html import write_report
 
     sections = [(entry.id, entry.answer) for entry in entries if entry.answer is not None]
     notes = [

@@ -24,7 +24,7 @@ from wherefrom.audit.canonical import canonical_json, read_strictly
 from wherefrom.audit.gate import Finding
 from wherefrom.errors import IntegrityError, QueryError, WherefromError
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
-from wherefrom.query.json_text import as_json
+from wherefrom.query.export.json_text import as_json
 from wherefrom.query.options import QueryOptions
 from wherefrom.records import Normalise, Query, QuerySet, Rerank, Sign
 

@@ -17,7 +17,7 @@ from wherefrom.cli.gate import GATE_STATUS, note_unseen, tell_gate
 from wherefrom.cli.progress import progress_bars
 from wherefrom.errors import QueryError, StorageError
 from wherefrom.query.answer import Answer
-from wherefrom.query.json_text import json_text
+from wherefrom.query.export.json_text import json_text
 from wherefrom.query.printable import printable
 from wherefrom.store import storage_errors
 
@@ -180,8 +180,8 @@ def write_tables(
     """
     if html is csv is parquet is None:
         return
-    from wherefrom.query.export import write_csv, write_parquet
-    from wherefrom.query.report import write_report
+    from wherefrom.query.export.tables import write_csv, write_parquet
+    from wherefrom.query.report.html import write_report
 
     if html is not None:
         click.echo(f"Report: {write_report(answers, html)}", err=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wherefrom.cli.highlight import LOWERS, RAISES
-from wherefrom.query.explanation import Group, Grouping
+from wherefrom.query.interpretation.explanation import Group, Grouping
 from wherefrom.query.printable import printable
 from wherefrom.query.wording import signed, value_in_words
 

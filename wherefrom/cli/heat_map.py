@@ -13,9 +13,9 @@ from rich.text import Text
 
 from wherefrom.cli.highlight import LOWERS, RAISES
 from wherefrom.cli.shares import part_in_words
-from wherefrom.query.explanation import Explanation, HitShares
-from wherefrom.query.heatmap import HeatMap, heat_map
+from wherefrom.query.interpretation.explanation import Explanation, HitShares
 from wherefrom.query.printable import printable
+from wherefrom.query.report.heat_map import HeatMap, heat_map
 
 __all__ = ["heat_table"]
 

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from wherefrom.query.explanation import TokenShare
+from wherefrom.query.interpretation.explanation import TokenShare
 from wherefrom.query.printable import printable
 from wherefrom.records import Span
 

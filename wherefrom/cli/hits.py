@@ -19,7 +19,11 @@ from rich.text import Text
 from wherefrom.cli.highlight import marked, plain
 from wherefrom.cli.shares import score_parts, strongest_layers, strongest_words
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import HitSimilarity, SimilarDocument, SimilarityFlag
+from wherefrom.query.interpretation.explanation import (
+    HitSimilarity,
+    SimilarDocument,
+    SimilarityFlag,
+)
 from wherefrom.query.printable import excerpt, printable
 from wherefrom.query.wording import (
     LEAST_RUN,

@@ -26,7 +26,7 @@ from wherefrom.cli.shares import question_lines, question_parts
 from wherefrom.cli.stand_ins import STAND_INS
 from wherefrom.cli.trimmed import Trimmed
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import HitShares, TokensAre
+from wherefrom.query.interpretation.explanation import HitShares, TokensAre
 from wherefrom.query.printable import printable
 from wherefrom.query.wording import (
     LEAST_RUN,

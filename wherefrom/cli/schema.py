@@ -14,6 +14,6 @@ def schema() -> None:
     Any validator of JSON Schema checks an answer against it; an answer says by ``schema`` which
     version it is of.
     """
-    from wherefrom.query.schema import answer_schema
+    from wherefrom.query.export.schema import answer_schema
 
     click.echo(answer_schema(), nl=False)

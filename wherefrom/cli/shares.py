@@ -10,7 +10,7 @@ from operator import add
 from rich.text import Text
 
 from wherefrom.cli.highlight import marked, words_of
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     HitShares,
     LayerName,

@@ -23,7 +23,7 @@ from wherefrom.errors import NotAnIndexError, UnfinishedIndexError
 from wherefrom.gradients.fingerprints import tokenizer_sha256, weights_sha256
 from wherefrom.query.answer import Answer
 from wherefrom.query.index import Index
-from wherefrom.query.report import write_report
+from wherefrom.query.report.html import write_report
 from wherefrom.records import Document, MetadataValue, Progress
 from wherefrom.store import Manifest
 

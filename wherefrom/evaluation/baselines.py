@@ -25,7 +25,7 @@ from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.kinds import Kind, kind_of
 from wherefrom.gradients.lora import Adapters
 from wherefrom.query.exact import energies, gradient_of
-from wherefrom.query.lexical import Lexicon, words
+from wherefrom.query.interpretation.lexical import Lexicon, words
 from wherefrom.query.questions import Question
 from wherefrom.records import Query, QuerySet
 

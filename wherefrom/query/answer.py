@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wherefrom.query.explanation import Explanation, Grouping, Similarity
-from wherefrom.query.json_text import as_json, json_text
+from wherefrom.query.export.json_text import as_json, json_text
+from wherefrom.query.interpretation.explanation import Explanation, Grouping, Similarity
 from wherefrom.query.measurement import measurement_of
 from wherefrom.records import Certificate, Hit, Normalise, Query, QuerySet, Sign
 
@@ -108,13 +108,13 @@ class Answer:
         Raises:
             StorageError: The disk refuses.
         """
-        from wherefrom.query.report import write_report
+        from wherefrom.query.report.html import write_report
 
         return write_report([("", self)], path)
 
     def to_arrow(self) -> Any:
-        """The hits as an Arrow table; see :func:`wherefrom.query.export.hits_table`."""
-        from wherefrom.query.export import hits_table
+        """The hits as an Arrow table; see :func:`wherefrom.query.export.tables.hits_table`."""
+        from wherefrom.query.export.tables import hits_table
 
         return hits_table([self])
 
@@ -124,7 +124,7 @@ class Answer:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        from wherefrom.query.export import hits_frame
+        from wherefrom.query.export.tables import hits_frame
 
         return hits_frame([self])
 
@@ -134,7 +134,7 @@ class Answer:
         Raises:
             MissingExtraError: ``datasets`` is not installed.
         """
-        from wherefrom.query.export import hits_dataset
+        from wherefrom.query.export.tables import hits_dataset
 
         return hits_dataset([self])
 
@@ -144,7 +144,7 @@ class Answer:
         Raises:
             StorageError: The disk refuses.
         """
-        from wherefrom.query.export import write_jsonl
+        from wherefrom.query.export.tables import write_jsonl
 
         return write_jsonl([self], path)
 
@@ -154,7 +154,7 @@ class Answer:
         Raises:
             StorageError: The disk refuses.
         """
-        from wherefrom.query.export import write_csv
+        from wherefrom.query.export.tables import write_csv
 
         return write_csv([self], path)
 
@@ -164,7 +164,7 @@ class Answer:
         Raises:
             StorageError: The disk refuses.
         """
-        from wherefrom.query.export import write_parquet
+        from wherefrom.query.export.tables import write_parquet
 
         return write_parquet([self], path)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from wherefrom.query.accelerators import Accelerators
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import By, Explanation, Grouping, Similarity
-from wherefrom.query.interpret import Interpreter
+from wherefrom.query.interpretation.explanation import By, Explanation, Grouping, Similarity
+from wherefrom.query.interpretation.interpreter import Interpreter
 from wherefrom.query.opened import OpenIndex
 from wherefrom.query.options import Choices, QueryOptions
 from wherefrom.query.questions import Asked, Queries, Question

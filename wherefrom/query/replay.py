@@ -12,7 +12,7 @@ from typing import Any
 
 from wherefrom.errors import FilterError
 from wherefrom.query.answer import Answer
-from wherefrom.query.json_text import json_text
+from wherefrom.query.export.json_text import json_text
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.printable import printable_lines
 from wherefrom.records import Query, QuerySet

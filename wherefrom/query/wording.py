@@ -8,7 +8,12 @@ from typing import Any, Literal
 
 from wherefrom.query.answer import Answer
 from wherefrom.query.background import STANDS_OUT
-from wherefrom.query.explanation import Grouping, HitSimilarity, ScoreParts, TokensAre
+from wherefrom.query.interpretation.explanation import (
+    Grouping,
+    HitSimilarity,
+    ScoreParts,
+    TokensAre,
+)
 from wherefrom.query.measurement import Measurement, measurement_of
 from wherefrom.query.replay import replay_command
 from wherefrom.records import Background, Hit, Normalise, Query, QuerySet, Recall, Tier

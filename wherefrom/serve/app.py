@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from wherefrom import __version__
 from wherefrom.errors import WherefromError
-from wherefrom.query.explanation import Explanation, Grouping
+from wherefrom.query.interpretation.explanation import Explanation, Grouping
 from wherefrom.query.printable import excerpt
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import SCORE_CONTRACT

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherefrom.query.explanation import SimilarityFlag, TokensAre
+from wherefrom.query.interpretation.explanation import SimilarityFlag, TokensAre
 from wherefrom.records import MetadataValue, Sign, Tier
 from wherefrom.serve.mcp_quoting import NOTICE
 

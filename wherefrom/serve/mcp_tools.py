@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
-from wherefrom.query.explanation import Explanation, Grouping, TokenShare
+from wherefrom.query.interpretation.explanation import Explanation, Grouping, TokenShare
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.wording import (
     NO_PROOF,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherefrom.query.schema import answer_schema
+from wherefrom.query.export.schema import answer_schema
 
 __all__ = ["ANSWER", "Failure", "failures", "openapi_document"]
 

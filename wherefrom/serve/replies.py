@@ -8,7 +8,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
 from wherefrom.errors import WherefromError
-from wherefrom.query.json_text import json_text
+from wherefrom.query.export.json_text import json_text
 from wherefrom.query.printable import printable
 from wherefrom.serve.errors import ServiceError, status_of
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from wherefrom.errors import QueryError, WherefromError
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import Explanation, Grouping
 from wherefrom.query.index import Index
+from wherefrom.query.interpretation.explanation import Explanation, Grouping
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import Rerank
 from wherefrom.serve.errors import (
@@ -62,7 +62,8 @@ class Event:
     Attributes:
         kind: ``stored``: an answer by stored scores. ``answer``: the same question by exact scores,
             where those are to be. ``words``: what reports say of the answer that came before it.
-            ``shares``: an :class:`~wherefrom.query.explanation.Explanation` of one hit, named
+            ``shares``: an
+            :class:`~wherefrom.query.interpretation.explanation.Explanation` of one hit, named
             ``hit``. ``similarity``: as in :class:`~wherefrom.query.answer.Answer`. ``groups``: one
             of an answer's. ``done``: all was told.
         data: Plain values.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wherefrom.query.explanation import LayerName
-from wherefrom.query.highlights import step
+from wherefrom.query.interpretation.explanation import LayerName
+from wherefrom.query.report.highlights import step
 
 __all__ = ["Cell", "HeatMap", "heat_map"]
 

@@ -20,9 +20,9 @@ from markupsafe import Markup
 
 from wherefrom.query import wording
 from wherefrom.query.answer import Answer
-from wherefrom.query.files import write_file
+from wherefrom.query.export.files import write_file
 from wherefrom.query.printable import excerpt, printable_lines
-from wherefrom.query.report_section import Section
+from wherefrom.query.report.section import Section
 
 __all__ = ["write_report"]
 
@@ -82,7 +82,7 @@ def _page(sections: Sequence[tuple[str, Answer]], notes: Sequence[str]) -> str:
 def _environment() -> Environment:
     """The templates, compiled once."""
     return Environment(
-        loader=PackageLoader("wherefrom.query"),
+        loader=PackageLoader("wherefrom.query.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from wherefrom.query.answer import ANSWER_SCHEMA, Answer
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,
     Grouping,
@@ -117,7 +117,9 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n     +.*)*)", re.MULTILINE)
 
 def answer_schema() -> str:
     """The JSON Schema of an answer, as it is published: the text of ``answer.schema.json``."""
-    return files("wherefrom.query").joinpath("answer.schema.json").read_text(encoding="utf-8")
+    return (
+        files("wherefrom.query.export").joinpath("answer.schema.json").read_text(encoding="utf-8")
+    )
 
 
 def generated_schema() -> dict[str, Any]:

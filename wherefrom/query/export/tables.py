@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from wherefrom.errors import MissingExtraError, QueryError
 from wherefrom.query.answer import Answer
-from wherefrom.query.explanation import Explanation, HitSimilarity
-from wherefrom.query.files import write_file
-from wherefrom.query.json_text import as_json, json_text
+from wherefrom.query.export.files import write_file
+from wherefrom.query.export.json_text import as_json, json_text
+from wherefrom.query.interpretation.explanation import Explanation, HitSimilarity
 from wherefrom.query.measurement import measurement_of
 from wherefrom.query.printable import printable, printable_lines
 from wherefrom.records import Hit, MetadataValue, Query

@@ -35,7 +35,7 @@ from wherefrom.gradients.fisher import true_gradients
 from wherefrom.gradients.forward_mode import output_tangent, untapped
 from wherefrom.gradients.objectives import TextObjective
 from wherefrom.query.asker import Asker
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     By,
     Explanation,
     HitShares,

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from wherefrom.errors import QueryError
 from wherefrom.query.answer import Answer
 from wherefrom.query.background import percentile
-from wherefrom.query.explanation import (
+from wherefrom.query.interpretation.explanation import (
     HitSimilarity,
     SimilarDocument,
     Similarity,
     SimilarityFlag,
 )
-from wherefrom.query.lexical import Lexicon, SharedRuns, words
+from wherefrom.query.interpretation.lexical import Lexicon, SharedRuns, words
 from wherefrom.query.reading import ordinals_of
 from wherefrom.records import Hit, Query, QuerySet
 from wherefrom.store import DocumentTable, Manifest

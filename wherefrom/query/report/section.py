@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from wherefrom.query import wording
 from wherefrom.query.answer import Answer
-from wherefrom.query.bars import Bars, bars
-from wherefrom.query.explanation import HitShares, HitSimilarity, TokenShare
-from wherefrom.query.heatmap import HeatMap, heat_map
-from wherefrom.query.highlights import Piece, pieces, strongest
+from wherefrom.query.interpretation.explanation import HitShares, HitSimilarity, TokenShare
 from wherefrom.query.measurement import Measurement
 from wherefrom.query.printable import printable_lines
+from wherefrom.query.report.bars import Bars, bars
+from wherefrom.query.report.heat_map import HeatMap, heat_map
+from wherefrom.query.report.highlights import Piece, pieces, strongest
 from wherefrom.records import Hit, Query, QuerySet, Span
 
 __all__ = ["Ranking", "Section", "ShownHit"]

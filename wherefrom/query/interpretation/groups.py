@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherefrom.errors import QueryError
-from wherefrom.query.explanation import Group, Grouping
+from wherefrom.query.interpretation.explanation import Group, Grouping
 from wherefrom.records import MetadataValue, Tier
 from wherefrom.store import DocumentTable
 from wherefrom.store.columns import metadata_column

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wherefrom.query.explanation import Group, Grouping
+from wherefrom.query.interpretation.explanation import Group, Grouping
 
 __all__ = ["Bar", "Bars", "bars"]
 

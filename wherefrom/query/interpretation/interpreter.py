@@ -14,16 +14,16 @@ from wherefrom.query.answer import Answer
 from wherefrom.query.asker import Asker
 from wherefrom.query.documents import document_batches, row_blocks
 from wherefrom.query.exact import exact_products
-from wherefrom.query.explain import Explainer
-from wherefrom.query.explanation import By, Explanation, Grouping, Similarity
-from wherefrom.query.groups import column_values, grouping
-from wherefrom.query.lexical import Lexicon
+from wherefrom.query.interpretation.explain import Explainer
+from wherefrom.query.interpretation.explanation import By, Explanation, Grouping, Similarity
+from wherefrom.query.interpretation.groups import column_values, grouping
+from wherefrom.query.interpretation.lexical import Lexicon
+from wherefrom.query.interpretation.similarity import similarity_of
 from wherefrom.query.options import QueryOptions
 from wherefrom.query.questions import Asked, Question
 from wherefrom.query.reading import ordinals_of, rows_of
 from wherefrom.query.respond import Responder
 from wherefrom.query.search import inner_products
-from wherefrom.query.similarity import similarity_of
 from wherefrom.query.solution import Solution, exactly, solve
 from wherefrom.records import Query, QuerySet, Tier
 from wherefrom.store import DocumentTable, Manifest, Where

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from wherefrom.query.explanation import TokenShare
+from wherefrom.query.interpretation.explanation import TokenShare
 from wherefrom.records import Span
 
 __all__ = ["STEPS", "Piece", "pieces", "step", "strongest"]

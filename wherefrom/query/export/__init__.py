@@ -1,0 +1,1 @@
+"""Answers as JSON, tables and files that other programs read."""
