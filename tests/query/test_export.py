@@ -212,7 +212,6 @@ def test_datasets_have_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("name", "make"),
     [("pandas", hits_frame), ("datasets", hits_dataset)],
-    ids=str,
     ids=["pandas", "datasets"],
 )
 def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch, name: str, make: Any) -> None:
