@@ -26,7 +26,7 @@ ROWS = [
 IDS = ["union", "2", "7"]
 ASKED = ["--prompt", "the union", "--completion", " shall be preserved"]
 WHIG = "proponent.party == 'Whig'"
-NEVER = "proponent.party == 'Tory'"
+NEVER = "proponent.party == 'Whig' and score < -1"
 
 
 def run(*arguments: str | os.PathLike[str], stdin: str | None = None) -> Result:
@@ -116,7 +116,9 @@ def test_all_outputs_of_a_batch(home: Path, tmp_path: Path) -> None:
         for hit in (*line["proponents"], *line["opponents"])
     ]
     with table.open(newline="") as file:
-        assert [row["doc_id"] for row in csv.DictReader(file)] == hits
+        rows = list(csv.DictReader(file))
+    assert [row["doc_id"] for row in rows] == hits
+    assert list(dict.fromkeys(row["question_id"] for row in rows)) == IDS
     assert pyarrow.parquet.read_table(parquet)["doc_id"].to_pylist() == hits
     assert "will not end" in report.read_text()
 
@@ -275,6 +277,32 @@ def test_a_gate_that_cannot_be_decided_fails_closed(home: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("wherefrom: gate: undecidable of proponent 1 (speech ")
     assert ask(home, *ASKED, *options[2:], "--width", "80").exit_code == 0
+
+
+def test_a_gate_over_nothing_searched_is_undecidable(home: Path) -> None:
+    result = ask(home, *ASKED, "--where", "year>3000", "--fail-if", WHIG, "--json")
+    assert result.exit_code == 3
+    assert [one["verdict"] for one in json.loads(result.stdout)["gate"]] == ["undecidable"]
+    of_answer = ["--fail-if", "answer.documents > 30"]
+    assert ask(home, *ASKED, "--where", "year>3000", *of_answer, "--json").exit_code == 0
+
+
+@pytest.mark.parametrize("condition", ["party == 'Whigg'", "party in ['Whig', 'Whigg']"])
+def test_a_value_that_no_document_has_is_warned_of(home: Path, condition: str) -> None:
+    result = ask(home, *ASKED, "-k", "20", "--fail-if", f"opponent.{condition} and rank == 99")
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("wherefrom: warning: no document of the index has party 'Whigg'")
+    assert "it has 'Whig'" in line
+
+
+@pytest.mark.parametrize("option", ["--html", "--csv", "--parquet"])
+def test_a_file_that_cannot_be_written_shows_before_the_model_is_loaded(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr("wherefrom.api.open", None)
+    result = ask(home, *ASKED, option, tmp_path / "nowhere" / "file")
+    assert "its folder does not exist" in error_line(result)
 
 
 def test_a_gate_weighs_more_than_a_question_without_answer(home: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def told(answer: wf.Answer) -> dict[str, Any]:
     """All of an answer but what may differ: who found the candidates, how many, and how fast."""
     fields = answer.to_dict()
     fields.pop("seconds")
+    fields["options"].pop("backend")
     for name in ("backend", "candidates", "next_proponent", "next_opponent"):
         fields["certificate"].pop(name)
     return fields

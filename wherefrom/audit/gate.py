@@ -5,20 +5,25 @@ background, say) is neither true nor false, and no more is ``!=`` or ``not in`` 
 document lacks; a condition that hangs on one is *undecidable*, and that stops a pipeline as a
 condition that holds does.
 
+Nothing can be said of hits where no document was searched: that is undecidable, too.
+
 A gate sees the hits that an answer holds, at most ``k`` of each sign: ask for enough of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal
 
 from wherefrom.audit.conditions import Condition, Hits, Term, parse_condition
 from wherefrom.errors import FilterError
 from wherefrom.query.answer import Answer
+from wherefrom.query.interpretation.groups import column_values
 from wherefrom.records import Hit, Sign
+from wherefrom.store import DocumentTable
 from wherefrom.store.filters import Comparison
 from wherefrom.store.manifest_parts import ColumnType
 
@@ -108,6 +113,22 @@ class Gate:
             finding for condition in self.conditions for finding in _findings(condition, answer)
         )
 
+    def unmatched(self, table: DocumentTable) -> Iterator[str]:
+        """Values asked for that no document has, in words: misspelt, or not of this corpus.
+
+        Raises:
+            IntegrityError: The table cannot be read.
+            StorageError: The disk refuses.
+        """
+        for condition in self.conditions:
+            for term in condition.terms:
+                if term.of != "metadata" or term.comparison.operator not in ("==", "in"):
+                    continue
+                column, given = term.comparison.column, term.comparison.value
+                for value in given if isinstance(given, tuple) else (given,):
+                    if value is not None and not len(table.where({column: ("==", value)})):
+                        yield _never(condition, column, value, table)
+
 
 def _findings(condition: Condition, answer: Answer) -> list[Finding]:
     """One for each hit of which the condition holds or cannot be decided."""
@@ -118,6 +139,8 @@ def _findings(condition: Condition, answer: Answer) -> list[Finding]:
         ("proponent", answer.proponents),
         ("opponent", answer.opponents),
     )
+    if answer.certificate.documents == 0:
+        return [Finding(condition.given, "undecidable")]
     found = []
     for kind, hits in kinds:
         if condition.hits not in ("hit", kind):
@@ -127,6 +150,16 @@ def _findings(condition: Condition, answer: Answer) -> list[Finding]:
             if verdict is not None:
                 found.append(Finding(condition.given, verdict, kind, hit.doc_id, hit.rank))
     return found
+
+
+def _never(condition: Condition, column: str, value: object, table: DocumentTable) -> str:
+    known = {str(one): one for one in column_values(table, column) if one is not None}
+    near = get_close_matches(str(value), known, n=3, cutoff=0.5)
+    meant = f"; it has {', '.join(repr(known[name]) for name in near)}" if near else ""
+    return (
+        f"no document of the index has {column} {value!r}{meant}: that part of the condition "
+        f"{condition.given!r} can never hold"
+    )
 
 
 def _verdict(terms: Sequence[Term], answer: Answer, hit: Hit | None) -> Verdict | None:

@@ -170,7 +170,7 @@ def write_tables(
     """Write the other files that were asked for, and say where they are.
 
     Args:
-        answers: With a title each, which may be empty.
+        answers: With a title each, the question's id, which may be empty.
         html: A report.
         csv: The hits as a table.
         parquet: Likewise.
@@ -185,11 +185,11 @@ def write_tables(
 
     if html is not None:
         click.echo(f"Report: {write_report(answers, html)}", err=True)
-    hits = [answer for _, answer in answers]
+    hits, ids = [answer for _, answer in answers], [name for name, _ in answers]
     if csv is not None:
-        click.echo(f"Hits: {write_csv(hits, csv)}", err=True)
+        click.echo(f"Hits: {write_csv(hits, csv, ids=ids)}", err=True)
     if parquet is not None:
-        click.echo(f"Hits: {write_parquet(hits, parquet)}", err=True)
+        click.echo(f"Hits: {write_parquet(hits, parquet, ids=ids)}", err=True)
 
 
 def batch_summary(entries: Sequence[Entry]) -> dict[str, Any]:

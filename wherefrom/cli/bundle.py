@@ -114,11 +114,13 @@ def _ask(index: Path, asked: Asked, given: Mapping[str, Any]) -> tuple[Index, li
     from wherefrom.audit.asking import ask_all
     from wherefrom.cli.batch import BatchSource, collect
     from wherefrom.cli.failures import one_line_warnings
+    from wherefrom.cli.gate import warn_unmatched
 
     source = BatchSource.checked(given)
     models = {name: given[name] for name in ("model", "base_model", "device")}
     opened = open_index(index, **models)
     batch = source.questions(opened)
+    warn_unmatched(asked.fail_if, opened, asked.options["sign"])
     with one_line_warnings():
         entries = ask_all(opened, batch, asked.options, wanted=asked.wanted, fail_if=asked.fail_if)
         return opened, collect(entries, len(batch), None)

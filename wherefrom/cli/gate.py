@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from wherefrom.audit.entries import Entry
-from wherefrom.audit.gate import Finding
+from wherefrom.audit.gate import Finding, Gate
+from wherefrom.cli.failures import warn
 from wherefrom.query.printable import excerpt, printable
 
 if TYPE_CHECKING:
     from wherefrom.cli.query_options import Asked
+    from wherefrom.query.index import Index
+    from wherefrom.records import Sign
 
-__all__ = ["GATE_STATUS", "note_unseen", "tell_gate"]
+__all__ = ["GATE_STATUS", "note_unseen", "tell_gate", "warn_unmatched"]
 
 GATE_STATUS = 3
 """Exit status where a condition of ``--fail-if`` holds, or cannot be decided."""
@@ -59,6 +62,18 @@ def note_unseen(entries: Iterable[Entry], asked: Asked) -> None:
             f"{most:,} documents; a larger -k holds more of them against it",
             err=True,
         )
+
+
+def warn_unmatched(fail_if: Sequence[str], index: Index, sign: Sign) -> None:
+    """Warn of values that a gate asks for and no document has.
+
+    Args:
+        fail_if: The conditions.
+        index: Open.
+        sign: Which hits are asked for.
+    """
+    for message in Gate.parse(fail_if, index.manifest.metadata, sign).unmatched(index.table):
+        warn(message)
 
 
 def _told(finding: Finding) -> str:

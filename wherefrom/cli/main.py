@@ -1,7 +1,7 @@
 """The ``wherefrom`` command: its group, loaded piece by piece, and the one place errors end up in.
 
-Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 wrong usage, 130
-interrupted.
+Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 wrong usage, 3 stopped
+by a gate, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -166,6 +166,8 @@ def query(ctx: click.Context, /, index: Path, **given: Any) -> None:
     # its seconds to load.
     asked = Asked.checked(given, index, Manifest.read(index))
     require_writable(given["jsonl"], overwrite=given["overwrite"])
+    for name in ("html", "csv", "parquet"):
+        require_writable(given[name], overwrite=True)
     if many:
         source = BatchSource.checked(given)
         opened = _open(index, given)
@@ -217,9 +219,10 @@ def _ask_one(
     from wherefrom.audit.gate import Gate
     from wherefrom.cli.batch import collect, write_tables
     from wherefrom.cli.failures import one_line_warnings
-    from wherefrom.cli.gate import GATE_STATUS, note_unseen, tell_gate
+    from wherefrom.cli.gate import GATE_STATUS, note_unseen, tell_gate, warn_unmatched
     from wherefrom.cli.render import answer_table, emit_json, terminal
 
+    warn_unmatched(asked.fail_if, index, asked.options["sign"])
     with one_line_warnings():
         answer = told(index, index.query(**question, **asked.options), asked.wanted)
     gate = Gate.parse(asked.fail_if, index.manifest.metadata, answer.sign).judge(answer)
@@ -246,8 +249,10 @@ def _ask_many(
     from wherefrom.audit.asking import ask_all
     from wherefrom.cli.batch import batch_summary, collect, finish_batch, write_tables
     from wherefrom.cli.failures import one_line_warnings
+    from wherefrom.cli.gate import warn_unmatched
     from wherefrom.cli.render import emit_json
 
+    warn_unmatched(asked.fail_if, index, asked.options["sign"])
     html, csv, parquet = (given[name] for name in ("html", "csv", "parquet"))
     entries = ask_all(index, batch, asked.options, wanted=asked.wanted, fail_if=asked.fail_if)
     with one_line_warnings():

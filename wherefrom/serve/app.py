@@ -276,13 +276,17 @@ async def _refused(_: Request, error: Exception) -> Response:
     return error_reply(error)
 
 
-async def _malformed(_: Request, error: Exception) -> Response:
+async def _malformed(request: Request, error: Exception) -> Response:
     """The first mistake, by the name of its field; never what was given."""
     if not isinstance(error, RequestValidationError):
         raise error
     (_, *names), message = (mistake := error.errors()[0])["loc"], mistake["msg"]
     if mistake["type"] == "json_invalid":
         return error_reply(RequestError("the body is no JSON; send a JSON object"))
+    if not names and "json" not in request.headers.get("content-type", ""):
+        return error_reply(
+            RequestError("the body is read as JSON; send Content-Type: application/json")
+        )
     if names[:1] == ["where"] and len(names) > 1:
         # Of a union, pydantic tells of every member that does not fit.
         names, message = names[:2], "give a value, [operator, value] or a list of such pairs"

@@ -139,7 +139,8 @@ def read_token(file: Path | None, environment: Mapping[str, str]) -> str | None:
             source, token = str(file), file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(
-                f"the token file {file} cannot be read ({error}); give a file that holds the token"
+                f"the token file {file} cannot be read ({_reason(error)}); give a file that holds "
+                "the token"
             ) from error
     if len(token) < _FEWEST_CHARACTERS or not token.isascii() or not token.isprintable():
         raise RequestError(
@@ -147,6 +148,10 @@ def read_token(file: Path | None, environment: Mapping[str, str]) -> str | None:
             "characters, as `openssl rand -hex 32` makes them"
         )
     return token
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return "no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or "no access"
 
 
 def _check_origin(host: str, headers: Headers) -> None:

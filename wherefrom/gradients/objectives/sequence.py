@@ -176,8 +176,8 @@ class SequenceClassification(TextObjective, Categorical):
         if number is None and given is None:
             raise CorpusError(
                 f"document {document.doc_id!r} has no label: its metadata column {self.label!r} is "
-                "missing or empty; give it, or name another column with "
-                "wf.SequenceClassification(label=...)"
+                "missing or empty; give it, or name another column (--label, or "
+                "wf.SequenceClassification(label=...))"
             )
         if number is None:
             raise CorpusError(

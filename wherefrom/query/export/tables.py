@@ -98,7 +98,7 @@ _OF_CERTIFICATE: dict[str, tuple[Any, Callable[[Answer], Any]]] = {
 }
 
 
-def hits_table(answers: Sequence[Answer]) -> pa.Table:
+def hits_table(answers: Sequence[Answer], *, ids: Sequence[str] | None = None) -> pa.Table:
     """All hits of answers as an Arrow table, proponents before opponents within each answer.
 
     Columns that say nothing for a hit are null there: ``prompt``, ``completion`` and ``contrast``
@@ -108,6 +108,7 @@ def hits_table(answers: Sequence[Answer]) -> pa.Table:
 
     Args:
         answers: Of one index or of several.
+        ids: A name for each answer's question, which goes into ``question_id``.
 
     Raises:
         QueryError: A metadata column holds numbers in one answer and text in another.
@@ -121,6 +122,7 @@ def hits_table(answers: Sequence[Answer]) -> pa.Table:
     columns: dict[str, tuple[Any, list[Any]]] = {
         "schema": (_TEXT, [HITS_SCHEMA] * len(hits)),
         "answer": (_INT, [number for number, *_ in hits]),
+        "question_id": (_TEXT, [ids[number] or None if ids else None for number, *_ in hits]),
     }
     for name, (kind, of_answer) in _OF_ANSWER.items():
         columns[name] = kind, _once_each(hits, of_answer)
@@ -192,7 +194,12 @@ def write_jsonl(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Path
     return write_file(path, lambda temporary: temporary.write_text(lines, "utf-8", newline="\n"))
 
 
-def write_csv(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Path:
+def write_csv(
+    answers: Sequence[Answer],
+    path: str | os.PathLike[str],
+    *,
+    ids: Sequence[str] | None = None,
+) -> Path:
     """Write :func:`hits_table` as CSV for spreadsheets, and return the file's path.
 
     Documents may hold what a spreadsheet would run. So cells of text that begin, after white space,
@@ -207,7 +214,7 @@ def write_csv(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Path:
     """
     from pyarrow import csv
 
-    table = hits_table(answers).drop_columns(["layer_shares", "token_shares"])
+    table = hits_table(answers, ids=ids).drop_columns(["layer_shares", "token_shares"])
     cells = [
         pa.array([text and _harmless(text) for text in column.to_pylist()], _TEXT)
         if column.type == _TEXT
@@ -218,7 +225,12 @@ def write_csv(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Path:
     return write_file(path, lambda temporary: csv.write_csv(safe, temporary))
 
 
-def write_parquet(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Path:
+def write_parquet(
+    answers: Sequence[Answer],
+    path: str | os.PathLike[str],
+    *,
+    ids: Sequence[str] | None = None,
+) -> Path:
     """Write :func:`hits_table` as Parquet, and return the file's path.
 
     Raises:
@@ -227,7 +239,7 @@ def write_parquet(answers: Sequence[Answer], path: str | os.PathLike[str]) -> Pa
     """
     from pyarrow import parquet
 
-    table = hits_table(answers)
+    table = hits_table(answers, ids=ids)
     return write_file(path, lambda temporary: parquet.write_table(table, temporary))
 
 

@@ -9,7 +9,7 @@ With ``P = (G + lambda)^-1 grad f`` and ``R = (G + lambda)^-1 grad log p(z)``, t
   ``(1/N) <P, grad log p(token)>``: the derivative of that token's log-likelihood along P. One pass
   in forward mode gives it for all tokens at once, and nothing of one prediction is counted with
   another, as it is where gradients are split by the position at which a layer acts (Grosse et al.
-  2023, section 3.4). The question's tokens have theirs along R.
+  2023, on attribution to layers and tokens). The question's tokens have theirs along R.
 * A text with a single prediction, its label, has nothing to split so. There a token's share is of
   what layers did at its *position*: ``delta_t^T P_l a_t`` summed over layers. Layers that see no
   tokens, as a classifier's head, are counted as ``elsewhere``.
