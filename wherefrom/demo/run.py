@@ -128,7 +128,10 @@ def run_demo(directory: Path, progress: Progress) -> DemoRun:
         check_eras("The questions (their era)", asked, years),
         check_eras(f"{HELD_OUT} held-out passages (their year)", unseen, years),
     )
-    sections = [(f"{q.name}, {q.years[0]}-{q.years[1]}", answer) for q, answer in answers]
+    sections = [
+        (f"{q.name}, {q.years[0]}-{q.years[1]}", index.annotate(answer, group_by={"year": 10}))
+        for q, answer in answers
+    ]
     notes = [check.in_words() for check in eras]
     report = write_report(sections, directory / "report.html", notes=notes)
     seconds = time.perf_counter() - started
