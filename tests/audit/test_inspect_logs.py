@@ -274,6 +274,16 @@ def test_chats_without_a_template(tmp_path: Path) -> None:
     assert read_inspect_log(untemplated, tiny_tokenizer())[0].query == by_role.query
 
 
+def test_words_that_run_into_each_other_are_warned_of(tmp_path: Path) -> None:
+    fused = sample("failed under load", ChatMessageUser(content="The valve"))
+    path = written(tmp_path, fused, sample(" held", ChatMessageUser(content="It"), number=2))
+    with pytest.warns(UserWarning, match="of 1 of 2 samples the prompt's last word"):
+        (one, _) = read_inspect_log(path)
+    assert one.query == wf.Query("The valve", "failed under load")
+    unspaced = sample("\u6771\u4eac", ChatMessageUser(content="\u90fd\u5e02"))
+    assert len(read_inspect_log(written(tmp_path, unspaced))) == 1
+
+
 def test_the_prompt_of_an_output_that_is_not_in_the_conversation(tmp_path: Path) -> None:
     path = written(tmp_path, sample("You", messages=[], input="From where?"))
     assert read_inspect_log(path)[0].query == wf.Query("From where?", "You")

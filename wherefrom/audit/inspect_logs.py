@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherefrom.errors import CorpusError, MissingExtraError, QueryError
+from wherefrom.query.interpretation.lexical import words
 from wherefrom.records import Document, Message, Query
 
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ def read_samples(
     Raises:
         MissingExtraError: Inspect is not installed.
         QueryError: The file is no log, or the choice does not fit it or leaves nothing.
+
+    Warns:
+        UserWarning: Without a chat template, words of prompt and output run into each other.
     """
     choice = SampleChoice() if choice is None else choice
     log = _read(Path(path))
@@ -184,7 +188,22 @@ def read_samples(
             found.append(UntracedSample(known.id, known.tags, str(reason)))
     if not found:
         raise QueryError(f"{path}: none of 0 samples can be traced; choose others")
+    fused = sum(_fused(one.query) for one in found if isinstance(one, TracedSample))
+    if fused:
+        warnings.warn(
+            f"{path}: of {fused} of {len(found)} samples the prompt's last word and the output's "
+            "first stand together as one, for the log does not say what was between them; give a "
+            "tokenizer with the model's chat template",
+            UserWarning,
+            stacklevel=2,
+        )
     return found
+
+
+def _fused(query: Query) -> bool:
+    """Whether prompt and completion, joined as they are, make one word of two."""
+    seam = query.prompt[-1:], query.completion[:1]
+    return all(part.isalnum() for part in seam) and len(words("".join(seam))) == 1
 
 
 class _UntraceableError(Exception):

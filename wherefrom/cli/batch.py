@@ -82,16 +82,19 @@ class BatchSource:
             return self.read
         from wherefrom.audit.asking import BatchQuery
         from wherefrom.audit.inspect_logs import SampleChoice, TracedSample, read_samples
+        from wherefrom.cli.failures import one_line_warnings
         from wherefrom.gradients.objectives import TextObjective
 
         objective = index.asker.extractor.objective
         tokenizer = objective.bound_tokenizer if isinstance(objective, TextObjective) else None
         choice = SampleChoice(scorer=self.scorer, incorrect=self.incorrect)
+        with one_line_warnings():
+            samples = read_samples(self.log, tokenizer, choice)
         return [
             BatchQuery(sample.id, sample.query, sample.tags)
             if isinstance(sample, TracedSample)
             else BatchQuery(sample.id, None, sample.tags, f"cannot be traced: {sample.reason}")
-            for sample in read_samples(self.log, tokenizer, choice)
+            for sample in samples
         ]
 
 
