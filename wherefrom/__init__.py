@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         SequenceClassification,
         TextObjective,
     )
+    from wherefrom.maintenance.index import Index
     from wherefrom.query.answer import Answer
-    from wherefrom.query.index import Index
     from wherefrom.records import Certificate, Document, Hit, Message, Query, QuerySet
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ _HOMES = {
     "Diffusion": "wherefrom.gradients.objectives",
     "Document": "wherefrom.records",
     "Hit": "wherefrom.records",
-    "Index": "wherefrom.query.index",
+    "Index": "wherefrom.maintenance.index",
     "MaskedLM": "wherefrom.gradients.objectives",
     "Message": "wherefrom.records",
     "Objective": "wherefrom.gradients.objectives",

@@ -10,7 +10,7 @@ from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.indexer.builder import Documents, IndexBuilder
 from wherefrom.indexer.options import BuildOptions
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.records import Progress
 
 __all__ = ["build", "open"]

@@ -12,6 +12,7 @@ __all__ = [
     "CurvatureError",
     "EvaluationError",
     "FilterError",
+    "IndexBusyError",
     "IndexExistsError",
     "IntegrityError",
     "MismatchError",
@@ -63,6 +64,10 @@ class UnfinishedIndexError(WherefromError):
 
 class IndexExistsError(WherefromError):
     """The path to build at is taken."""
+
+
+class IndexBusyError(WherefromError):
+    """Another process is writing to the index."""
 
 
 class MismatchError(WherefromError):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from schemas import fields_table
 
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.serve.app import make_app
 from wherefrom.serve.security import Access
 from wherefrom.serve.service import Service

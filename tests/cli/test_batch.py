@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import wherefrom as wf
 from tiny_lm import save_tiny_lm, text_documents
 from wherefrom.cli.main import commands
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 
 ROWS = [
     {"id": "union", "prompt": "the union", "completion": " shall be preserved", "topic": ["law"]},

@@ -162,7 +162,7 @@ def test_every_public_name_is_on_the_site(pages: dict[Path, Page]) -> None:
         assert f"wherefrom.errors.{name}" in anchors
     for method, value in inspect.getmembers(wf.Index):
         if not method.startswith("_") and (callable(value) or isinstance(value, property)):
-            assert f"wherefrom.query.index.Index.{method}" in anchors, method
+            assert f"wherefrom.maintenance.index.Index.{method}" in anchors, method
 
 
 def test_every_name_of_the_evaluation_is_on_the_site(pages: dict[Path, Page]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.query.search import DIRECTIONS, Found, Searcher, inner_products
 from wherefrom.records import Document, Sign
 from wherefrom.store import Bits, DocumentTable, ScanCopy

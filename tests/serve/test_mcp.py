@@ -20,8 +20,8 @@ from mcp import Client, types
 import wherefrom as wf
 from answers import HOSTILE, answer, hostile_answers
 from wherefrom.errors import IntegrityError, QueryError
+from wherefrom.maintenance.index import Index
 from wherefrom.query.answer import Answer
-from wherefrom.query.index import Index
 from wherefrom.query.interpretation.explanation import (
     Explanation,
     Group,

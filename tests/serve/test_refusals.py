@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import wherefrom as wf
 from served import COMPLETION, PROMPT, TOKEN, Running, running
 from wherefrom.errors import IntegrityError
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.serve.protocol import PatientProtocol
 from wherefrom.serve.service import Limits
 

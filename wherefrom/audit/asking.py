@@ -14,7 +14,7 @@ from wherefrom.query.options import QueryOptions
 from wherefrom.records import Query, QuerySet
 
 if TYPE_CHECKING:
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = ["BatchQuery", "ask_all", "told"]
 

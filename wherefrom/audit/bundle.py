@@ -30,7 +30,7 @@ from wherefrom.errors import MismatchError
 from wherefrom.store.manifest import Manifest
 
 if TYPE_CHECKING:
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = [
     "ANSWERS_FILE",

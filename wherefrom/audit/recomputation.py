@@ -22,7 +22,7 @@ from wherefrom.query.answer import Answer
 from wherefrom.records import Hit, Progress
 
 if TYPE_CHECKING:
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = ["Recomputation", "recompute"]
 

@@ -24,7 +24,7 @@ from wherefrom.store import storage_errors
 if TYPE_CHECKING:
     from wherefrom.audit.asking import BatchQuery
     from wherefrom.cli.query_options import Asked
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = [
     "BATCH_SCHEMA",

@@ -24,7 +24,7 @@ from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
     from wherefrom.audit.entries import Entry
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = ["BUNDLE_SCHEMA", "bundle"]
 

@@ -26,7 +26,7 @@ from wherefrom.evaluation.scores import fit, influence
 from wherefrom.evaluation.statistics import Scores
 from wherefrom.evaluation.subject import Subject
 from wherefrom.gradients.objectives.base import JSON
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.query.questions import Queries
 from wherefrom.records import Progress, Query
 from wherefrom.store import InputRecord, Manifest

@@ -22,8 +22,8 @@ from wherefrom.evaluation.trainers import FunctionTrainer, Trainer
 from wherefrom.evaluation.tuning import FineTuner, TuningRecipe
 from wherefrom.gradients.models import load_model
 from wherefrom.gradients.objectives import CausalLM
+from wherefrom.maintenance.index import Index
 from wherefrom.query.documents import row_blocks
-from wherefrom.query.index import Index
 
 __all__ = ["trainer_of", "user_function"]
 

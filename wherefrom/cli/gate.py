@@ -14,7 +14,7 @@ from wherefrom.query.printable import excerpt, printable
 
 if TYPE_CHECKING:
     from wherefrom.cli.query_options import Asked
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
     from wherefrom.records import Sign
 
 __all__ = ["GATE_STATUS", "note_unseen", "tell_gate", "warn_unmatched"]

@@ -26,7 +26,7 @@ from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
     from wherefrom.audit.asking import BatchQuery
-    from wherefrom.query.index import Index
+    from wherefrom.maintenance.index import Index
 
 __all__ = ["BACKENDS", "query"]
 

@@ -21,8 +21,8 @@ from wherefrom.demo.corpus import (
 from wherefrom.demo.model import load_or_train
 from wherefrom.errors import NotAnIndexError, UnfinishedIndexError
 from wherefrom.gradients.fingerprints import tokenizer_sha256, weights_sha256
+from wherefrom.maintenance.index import Index
 from wherefrom.query.answer import Answer
-from wherefrom.query.index import Index
 from wherefrom.query.report.html import write_report
 from wherefrom.records import Document, MetadataValue, Progress
 from wherefrom.store import Manifest

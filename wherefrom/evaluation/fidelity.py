@@ -31,9 +31,9 @@ from wherefrom.evaluation.statistics import (
 )
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import true_gradients
+from wherefrom.maintenance.index import Index
 from wherefrom.query.answer import Answer
 from wherefrom.query.documents import document_batches, row_blocks
-from wherefrom.query.index import Index
 from wherefrom.query.questions import Queries, Question
 
 __all__ = ["index_fidelity", "layer_scores"]

@@ -31,7 +31,7 @@ from wherefrom.evaluation.statistics import (
 from wherefrom.evaluation.subject import Subject
 from wherefrom.evaluation.symptoms import LOSS, SELF_INFLUENCE, Symptoms, symptoms
 from wherefrom.gradients.objectives.base import JSON
-from wherefrom.query.index import Index
+from wherefrom.maintenance.index import Index
 from wherefrom.query.questions import Queries
 
 __all__ = ["mislabeled", "mislabeled_of_index"]

@@ -23,8 +23,8 @@ from wherefrom.gradients.examples import (
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.objectives import CausalLM, Classification, Objective, TextObjective
+from wherefrom.maintenance.index import Index
 from wherefrom.query.documents import row_blocks
-from wherefrom.query.index import Index
 from wherefrom.query.questions import Queries, Question, questions
 from wherefrom.records import Document, Query, QuerySet
 from wherefrom.store import InputRecord

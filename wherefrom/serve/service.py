@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 from wherefrom.errors import QueryError, WherefromError
+from wherefrom.maintenance.index import Index
 from wherefrom.query.answer import Answer
-from wherefrom.query.index import Index
 from wherefrom.query.interpretation.explanation import Explanation, Grouping
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import Rerank

@@ -93,6 +93,25 @@ class DocumentTable:
         return cls(path, layout, table, 0, read_only=False)
 
     @classmethod
+    def resume(cls, index_dir: str | os.PathLike[str], layout: TableLayout) -> DocumentTable:
+        """Open the table of an unfinished build, to go on where it stopped.
+
+        Raises:
+            IntegrityError: The table cannot be read, or has other columns than ``layout``.
+            StorageError: The disk refuses.
+        """
+        path = Path(index_dir) / TABLE_DIRECTORY
+        with _reading(path):
+            table = cast("LanceTable", _connect(index_dir).open_table(TABLE_NAME))
+            rows, schema = table.count_rows(), table.schema
+        if not schema.equals(layout.schema):
+            raise IntegrityError(
+                f"{path} has other columns than the build had; build the index again with overwrite"
+            )
+        table.set_unenforced_primary_key(["doc_id"])
+        return cls(path, layout, table, rows, read_only=False)
+
+    @classmethod
     def open(cls, index_dir: str | os.PathLike[str], manifest: Manifest) -> DocumentTable:
         """Open the table of a finished index, read-only, at the version that its manifest records.
 
@@ -176,10 +195,26 @@ class DocumentTable:
         if tensors.keys() != self.layout.tensors.keys():
             raise ValueError(f"the table holds tensors {list(self.layout.tensors)}")
         stored = quantise(vectors, self.layout.bits)
-        batch = self.layout.encode(self._rows, documents, stored, norms, tokens, tensors)
+        self.add([self.layout.encode(self._rows, documents, stored, norms, tokens, tensors)])
+
+    def add(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Add finished rows, the next ones in order, all of them or nothing.
+
+        Args:
+            batches: Rows as :meth:`TableLayout.encode` makes them.
+
+        Raises:
+            StorageError: The disk refuses.
+            ValueError: They are not the rows that come next.
+        """
+        count = sum(batch.num_rows for batch in batches)
+        numbers = [batch.column("row").to_numpy() for batch in batches]
+        due = np.arange(self._rows, self._rows + count)
+        if self._read_only or not np.array_equal(np.concatenate([due[:0], *numbers]), due):
+            raise ValueError(f"{self.path}: rows {self._rows} to {self._rows + count - 1} are due")
         with storage_errors(self.path):
-            self._table.add(pa.Table.from_batches([batch]))
-        self._rows += len(documents)
+            self._table.add(pa.Table.from_batches(batches, schema=self.layout.schema))
+        self._rows += count
 
     def seal(self) -> StoreRecord:
         """Make all that was appended durable; what the manifest is to record of it.

@@ -25,10 +25,10 @@ from wherefrom.store.accelerators import AcceleratorKind
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Index"]
+__all__ = ["Searcher"]
 
 
-class Index(OpenIndex):
+class Searcher(OpenIndex):
     """A finished index on disk, opened for reading.
 
     Made by :func:`wherefrom.open` and :func:`wherefrom.build`.
