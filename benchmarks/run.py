@@ -36,12 +36,16 @@ BENCHMARKS = (
     "cold_start",
     "insight",
     "service",
+    "service_soak",
     "curvatures",
     "datainf_solve",
     "fit_memory",
     "minilm",
     "smollm2",
     "against_kronfluence",
+    "scale_costs",
+    "scale_simulation",
+    "dry_run",
 )
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from benchmarks.environment import peak_memory
 from benchmarks.figures import expect
 from wherefrom.query.scan import scan
 from wherefrom.query.search import inner_products
-from wherefrom.store import CodeFormat, ScanCopy, ScanRecord
+from wherefrom.store import CodeFormat, LiveRows, ScanCopy, ScanRecord, SegmentRecord
 
 __all__ = ["BYTES", "QUERIES", "main", "write"]
 
@@ -36,10 +36,12 @@ _ROWS = 4096
 def write(folder: Path, rows: int, code: CodeFormat) -> ScanRecord:
     """A scan copy of random codes whose scales, hence norms, are log-normal."""
     random = np.random.default_rng(code.bits)
+    directory = folder / "1"
+    directory.mkdir()
     header = {"descr": "|u1", "fortran_order": False, "shape": (rows, BYTES)}
     squares = []
     # Written, not mapped: Linux counts this process's peak into that of the one that it starts.
-    with open(folder / "codes.npy", "wb") as file:
+    with open(directory / "codes.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, rows, _ROWS):
             some = np.frombuffer(random.bytes(min(_ROWS, rows - start) * BYTES), np.int8)
@@ -50,8 +52,11 @@ def write(folder: Path, rows: int, code: CodeFormat) -> ScanRecord:
     norm = scale * np.sqrt(np.concatenate(squares))
     columns = {"scale": scale, "norm": norm, "whole": norm, "residual": 0.0, "lost": 0.0}
     for name, values in columns.items():
-        np.save(folder / f"{name}.npy", np.broadcast_to(np.float64(values), rows))
-    return ScanRecord(rows=rows, width=BYTES, bits=code.bits, dimension=code.dimension, files={})
+        np.save(directory / f"{name}.npy", np.broadcast_to(np.float64(values), rows))
+    segment = SegmentRecord(number=1, first_row=0, rows=rows, files={})
+    return ScanRecord(
+        rows=rows, width=BYTES, bits=code.bits, dimension=code.dimension, segments=(segment,)
+    )
 
 
 @click.command()
@@ -60,10 +65,11 @@ def write(folder: Path, rows: int, code: CodeFormat) -> ScanRecord:
 @click.option("--rounds", type=int, required=True)
 def main(directory: Path, record: str, rounds: int) -> None:
     """Time searches of the scan copy in a directory."""
-    copy = ScanCopy.open(directory, ScanRecord.model_validate_json(record), verify=False)
+    read = ScanRecord.model_validate_json(record)
+    copy = ScanCopy.open(directory, read, LiveRows.every(read.rows), verify=False)
     queries = np.random.default_rng(0).standard_t(4, (QUERIES, copy.format.dimension))
     queries = queries.astype(np.float32)
-    words = torch.utils.dlpack.from_dlpack(copy.codes.view(np.int64))
+    words = torch.utils.dlpack.from_dlpack(copy.segments[0].codes.view(np.int64))
     best(copy, queries[:1])
     taken: dict[str, list[float]] = {"read": [], "scan": [], "one": [], "batch": []}
     for i in range(rounds):
@@ -88,7 +94,8 @@ def best(
     for query, ends in zip(queries, scan(copy, queries, _K, directions), strict=True):
         answer = []
         for direction, found in zip(directions, ends, strict=True):
-            rows = copy.format.decode(copy.codes[found.ordinals], copy.scale[found.ordinals])
+            segment = copy.segments[0]
+            rows = copy.format.decode(segment.codes[found.ordinals], segment.scale[found.ordinals])
             values = direction * inner_products(rows, query[None])[0]
             answer.append(found.ordinals[np.argsort(-values, kind="stable")[:_K]])
             candidates.append(len(found.ordinals))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Figure, Report, command, expect
 from wherefrom.query.scan import Candidates, scan
-from wherefrom.query.search import Ranking, Searcher
+from wherefrom.query.search import CertifiedSearch, Ranking
 from wherefrom.records import Document
 from wherefrom.store import SCAN_DIRECTORY, DocumentTable, ScanCopy
 
@@ -81,20 +81,20 @@ def measure(*, quick: bool) -> Report:
         first = seconds(partial(_scan, collection.copy, collection.queries[0]))
         bandwidth = Bandwidth(_LARGER_THAN_ANY_CACHE // (16 if quick else 1))
         bandwidth.measure()
-        searcher = Searcher(collection.table, collection.copy)
+        search = CertifiedSearch(collection.table, partial(scan, collection.copy))
         speeds, scans, searches, candidates = [], [], [], []
         for i in range(rounds):
             query = collection.queries[i % len(collection.queries)]
             speeds.append(bandwidth.measure())
             scans.append(seconds(partial(_scan, collection.copy, query)))
             begun = time.perf_counter()
-            (found,) = searcher.search(query[None], _K)
+            (found,) = search.search(query[None], _K)
             searches.append(time.perf_counter() - begun)
             candidates.append(len(found.scored))
         checks = _check(collection)
     best = max(speeds)
-    copy = collection.copy
-    columns = (copy.codes, copy.scale, copy.residual, copy.norm)
+    (segment,) = collection.copy.segments
+    columns = (segment.codes, segment.scale, segment.residual, segment.norm)
     read = sum(column.nbytes for column in columns)
     stored = 2 * DIMENSION * count
     return Report(
@@ -163,7 +163,7 @@ def _store(folder: Path, count: int) -> Collection:
         )
     table.seal()
     record = ScanCopy.build(table, folder / SCAN_DIRECTORY)
-    copy = ScanCopy.open(folder / SCAN_DIRECTORY, record, verify=False)
+    copy = ScanCopy.open(folder / SCAN_DIRECTORY, record, table.live, verify=False)
     return Collection(table, copy, _vectors(4, centres, -1 % (1 << 31)))
 
 
@@ -182,7 +182,8 @@ def _check(collection: Collection) -> list[str]:
         for query, exact in zip(collection.queries, products, strict=True)
         for direction, found in zip(_DIRECTIONS, _scan(collection.copy, query), strict=True)
     )
-    answers = Searcher(collection.table, collection.copy).search(collection.queries, _K)
+    search = CertifiedSearch(collection.table, partial(scan, collection.copy))
+    answers = search.search(collection.queries, _K)
     same = all(
         _same_end(ranking, ranking.direction * exact)
         for found, exact in zip(answers, products, strict=True)

@@ -31,7 +31,7 @@ from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
 from benchmarks.workload import demo_index
 from wherefrom.demo.corpus import QUESTIONS, TRAINING_PASSAGES
 
-__all__ = ["Load", "load", "measure"]
+__all__ = ["Load", "hits_of", "load", "measure", "metric", "serving"]
 
 _SERVED = re.compile(r"Serving .* at (\S+) ")
 _MEMORY = "process_resident_memory_bytes"
@@ -95,7 +95,7 @@ async def _load(url: str, asked: dict[str, Any], clients: int, seconds: float) -
                 statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
                 if response.status_code == 200:
                     took.append(time.perf_counter() - started)
-                    answers.add(json.dumps(_hits(response.json())))
+                    answers.add(json.dumps(hits_of(response.json())))
 
         await asyncio.gather(*(ask() for _ in range(clients)))
     return Load(tuple(took), frozenset(answers), statuses, time.perf_counter() - begun)
@@ -121,7 +121,7 @@ def measure(
             demo_index(Path(folder), 60 if quick else TRAINING_PASSAGES)
             index = Path(folder) / "demo.index"
         opened = wf.open(index)
-        with _serving(index, clients) as url:
+        with serving(index, clients) as url:
             for rerank in reranks:
                 asked = {
                     "prompt": question.prompt,
@@ -131,7 +131,7 @@ def measure(
                 expected = opened.query(**asked).to_dict()
                 alone = load(url, asked, clients=1, seconds=min(seconds, 3.0))
                 found = load(url, asked, clients=clients, seconds=seconds)
-                same = {json.dumps(_hits(expected))}
+                same = {json.dumps(hits_of(expected))}
                 checks += [
                     expect(alone.answers == found.answers == same, f"{rerank}: {_SAME}"),
                     expect(set(found.statuses) == {200}, f"{rerank}: every request is answered"),
@@ -142,7 +142,7 @@ def measure(
                     Figure(f"{rerank}: {clients} clients, p99", "s", (found.percentile(99),)),
                     Figure(f"{rerank}: answers per second", "1/s", (found.rate,)),
                 ]
-                memory = _metric(url, _MEMORY) / 2**20
+                memory = metric(httpx.get(f"{url}metrics", trust_env=False).text, _MEMORY) / 2**20
                 figures.append(Figure(f"{rerank}: resident memory after", "MiB", (memory,)))
         setting = {"documents": len(opened), "clients": clients, "seconds": seconds}
     return Report(tuple(figures), tuple(checks), setting)
@@ -152,7 +152,7 @@ _SAME = "every answer holds the documents and scores of index.query, bit for bit
 
 
 @contextmanager
-def _serving(index: Path, queue: int) -> Iterator[str]:
+def serving(index: Path, queue: int) -> Iterator[str]:
     """A server process; its URL.
 
     Raises:
@@ -176,14 +176,14 @@ def _serving(index: Path, queue: int) -> Iterator[str]:
             process.terminate()
 
 
-def _metric(url: str, name: str) -> float:
-    """A number that the server counts."""
-    text = httpx.get(f"{url}metrics", trust_env=False).text
-    (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+def metric(exposition: str, name: str) -> float:
+    """A number that the server counts, from what ``/metrics`` says."""
+    (line,) = (line for line in exposition.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
 
 
-def _hits(answer: dict[str, Any]) -> list[tuple[str, float]]:
+def hits_of(answer: dict[str, Any]) -> list[tuple[str, float]]:
+    """Documents and scores of an answer, as it is told."""
     sides = (answer["proponents"], answer["opponents"])
     return [(hit["doc_id"], hit["score"]) for side in sides for hit in side]
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
         SequenceClassification,
         TextObjective,
     )
+    from wherefrom.maintenance.changes import Change
+    from wherefrom.maintenance.drift import Drift
     from wherefrom.maintenance.index import Index
+    from wherefrom.maintenance.publish import Publication, fetch, publish
+    from wherefrom.maintenance.verification import Verification, verify
     from wherefrom.query.answer import Answer
     from wherefrom.records import Certificate, Document, Hit, Message, Query, QuerySet
 
@@ -31,23 +35,30 @@ _HOMES = {
     "Categorical": "wherefrom.gradients.objectives",
     "CausalLM": "wherefrom.gradients.objectives",
     "Certificate": "wherefrom.records",
+    "Change": "wherefrom.maintenance.changes",
     "Classification": "wherefrom.gradients.objectives",
     "Diffusion": "wherefrom.gradients.objectives",
     "Document": "wherefrom.records",
+    "Drift": "wherefrom.maintenance.drift",
     "Hit": "wherefrom.records",
     "Index": "wherefrom.maintenance.index",
     "MaskedLM": "wherefrom.gradients.objectives",
     "Message": "wherefrom.records",
     "Objective": "wherefrom.gradients.objectives",
     "Probabilistic": "wherefrom.gradients.objectives",
+    "Publication": "wherefrom.maintenance.publish",
     "Query": "wherefrom.records",
     "QuerySet": "wherefrom.records",
     "Regression": "wherefrom.gradients.objectives",
     "SequenceClassification": "wherefrom.gradients.objectives",
     "TextObjective": "wherefrom.gradients.objectives",
+    "Verification": "wherefrom.maintenance.verification",
     "WherefromError": "wherefrom.errors",
     "build": "wherefrom.api",
+    "fetch": "wherefrom.maintenance.publish",
     "open": "wherefrom.api",
+    "publish": "wherefrom.maintenance.publish",
+    "verify": "wherefrom.maintenance.verification",
 }
 
 __all__ = [
@@ -55,23 +66,30 @@ __all__ = [
     "Categorical",
     "CausalLM",
     "Certificate",
+    "Change",
     "Classification",
     "Diffusion",
     "Document",
+    "Drift",
     "Hit",
     "Index",
     "MaskedLM",
     "Message",
     "Objective",
     "Probabilistic",
+    "Publication",
     "Query",
     "QuerySet",
     "Regression",
     "SequenceClassification",
     "TextObjective",
+    "Verification",
     "WherefromError",
     "build",
+    "fetch",
     "open",
+    "publish",
+    "verify",
 ]
 
 

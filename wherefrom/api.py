@@ -8,10 +8,15 @@ from collections.abc import Collection, Sequence
 from wherefrom.gradients.fisher import Fisher
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
-from wherefrom.indexer.builder import Documents, IndexBuilder
+from wherefrom.indexer.builder import IndexBuilder
+from wherefrom.indexer.executors import Executor
+from wherefrom.indexer.executors.torchrun import is_follower, serve
 from wherefrom.indexer.options import BuildOptions
+from wherefrom.indexer.planning import Documents
 from wherefrom.maintenance.index import Index
+from wherefrom.maintenance.publish import building_folder, publish
 from wherefrom.records import Progress
+from wherefrom.store import Location
 
 __all__ = ["build", "open"]
 
@@ -39,7 +44,12 @@ def build(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    resume: bool = True,
     metadata_columns: Collection[str] | None = None,
+    executor: str | Executor | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    factor_memory: int | None = None,
     progress: Progress | None = None,
     replay: str | None = None,
 ) -> Index:
@@ -51,7 +61,8 @@ def build(
         documents: A path (.jsonl, .jsonl.gz, .csv, .parquet, .txt, a folder of text, a saved
             ``datasets`` folder), an iterable of :class:`Document`, or ``(inputs, targets)``
             tensors.
-        path: The directory to make.
+        path: The directory to make; or a URL of object storage (``s3://bucket/name``), where the
+            index is published once it is built in the local cache.
         objective: ``CausalLM``, ``MaskedLM`` or ``SequenceClassification`` for text (by default
             what the model was trained for); ``Classification`` (the default), ``Regression`` or
             ``Diffusion`` for tensors; or your own.
@@ -84,8 +95,19 @@ def build(
         batch_size: Most documents that run together.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        overwrite: Replace an index at ``path``; anything else there is left alone.
+        overwrite: Replace an index at ``path``, or an unfinished build of something else there;
+            what is no index is left alone.
+        resume: Go on with an interrupted build of the same at ``path``, which ends with the same
+            bits as if it had not been interrupted; else begin anew.
         metadata_columns: For a path, the columns to keep as metadata; all by default.
+        executor: What carries out the work: ``serial`` (this process), ``processes`` (several, each
+            with a model of its own), ``ray``, or ``torchrun`` (the default where torchrun started
+            this process). Vectors are the same to the last bit for the same ``threads``.
+        workers: How many tasks run at once, for ``processes`` and ``ray``; by default one a GPU, or
+            as many as the processors allow.
+        threads: Of torch in each worker; as many as here by default.
+        factor_memory: Bytes that the curvature's factors may take, in memory at once; half of the
+            machine's by default. With less, more passes over the documents gather them.
         progress: Called as ``progress(phase, done, total)``.
         replay: The command that builds this index again, to be recorded in the manifest.
 
@@ -93,9 +115,13 @@ def build(
         The index, open.
 
     Raises:
-        WherefromError: With one line that says what is wrong and what to do; nothing half-built is
-            left.
+        WherefromError: With one line that says what is wrong and what to do. What was built is
+            taken back, or left to go on with where that may help: after a full disk, too little
+            memory, workers that died.
     """
+    if executor in (None, "torchrun") and is_follower():
+        serve()
+        return Index(path, model=model, base_model=base_model, objective=objective, device=device)
     options = BuildOptions(
         curvature=curvature,
         damping=damping,
@@ -110,10 +136,12 @@ def build(
         batch_size=batch_size,
         seed=seed,
     )
+    place = Location(path)
+    folder = building_folder(place, overwrite=overwrite) if place.remote else place.directory
     builder = IndexBuilder(
         model,
         documents,
-        path,
+        folder,
         options,
         objective=objective,
         context=context,
@@ -121,12 +149,24 @@ def build(
         dtype=dtype,
         device=device,
         overwrite=overwrite,
+        resume=resume,
         metadata_columns=metadata_columns,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        factor_memory=factor_memory,
         progress=progress,
         replay=replay,
     )
     built = builder.run()
-    return Index(built, model=builder.model, objective=builder.objective, device=device)
+    if place.remote:
+        publish(built, place, replace=overwrite, progress=progress)
+    return Index(
+        place if place.remote else built,
+        model=builder.model,
+        objective=builder.objective,
+        device=device,
+    )
 
 
 def open(
@@ -136,16 +176,23 @@ def open(
     base_model: ModelSource | None = None,
     objective: Objective | None = None,
     device: str = "auto",
+    executor: str = "serial",
+    workers: int | None = None,
 ) -> Index:
     """Open an index and the model it was built with.
 
     Args:
-        path: The index.
+        path: The index: a directory, or the URL that it is published at.
         model: The model; by default the one the manifest names. An index over a model from memory
             opens without it, but cannot be asked then.
         base_model: The model that an adapter is for; by default the one the manifest names.
         objective: Needed for an objective of your own only.
         device: Where to run the model.
+        executor: Where to scan the codes: ``serial`` in this process, by torch's threads;
+            ``processes`` of this machine or ``ray`` actors, each of which holds a shard. Answers
+            are the same to the last bit. Close the index (``with wf.open(...) as index``) to let
+            the workers go.
+        workers: How many shards; by default one a thread of torch, or a processor of the cluster.
 
     Raises:
         NotAnIndexError: The path holds no index.
@@ -153,5 +200,15 @@ def open(
         MismatchError: Model or tokenizer is another one; the message says which.
         ModelError: The model cannot be loaded.
         IntegrityError: Files are missing or damaged.
+        MissingExtraError: Ray is not installed.
+        ExecutionError: Ray cannot be reached.
     """
-    return Index(path, model=model, base_model=base_model, objective=objective, device=device)
+    return Index(
+        path,
+        model=model,
+        base_model=base_model,
+        objective=objective,
+        device=device,
+        executor=executor,
+        workers=workers,
+    )

@@ -11,6 +11,7 @@ __all__ = [
     "CorpusError",
     "CurvatureError",
     "EvaluationError",
+    "ExecutionError",
     "FilterError",
     "IndexBusyError",
     "IndexExistsError",
@@ -44,6 +45,10 @@ class CurvatureError(WherefromError):
 
 class EvaluationError(WherefromError):
     """An evaluation is not possible or would not be sound (too few subsets, chance runs, ...)."""
+
+
+class ExecutionError(WherefromError):
+    """A build cannot be carried out here: memory ran out, workers died, machines are missing."""
 
 
 class QueryError(WherefromError):

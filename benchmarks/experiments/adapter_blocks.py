@@ -25,7 +25,7 @@ from wherefrom.curvature.ekfac import EKFAC
 from wherefrom.curvature.fitted import Coordinates
 from wherefrom.curvature.kfac import KFAC
 from wherefrom.curvature.lissa import LiSSA
-from wherefrom.curvature.samples import keep_gradients, squared_norms
+from wherefrom.curvature.samples import KeptGradients, squared_norms
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import Consumer, GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import Fisher, PseudoGradients, true_gradients
@@ -163,8 +163,9 @@ class Direct:
     @classmethod
     def fit(cls, source: Recording) -> Direct:
         """Keep the gradients of a source, and factor the systems."""
-        kept, seen = keep_gradients(source, "exact", None)
-        gradients = tuple(g.double() for g in kept)
+        kept = KeptGradients(source.layers, "exact")
+        seen = source.run(kept.add)
+        gradients = tuple(g.double() for g in kept.gradients())
         grams = tuple(g @ g.T if len(g) <= g.shape[1] else g.T @ g for g in gradients)
         return cls(gradients, grams, (), (), seen).with_damping(DAMPING)
 
@@ -321,7 +322,9 @@ def self_influence(curvature: Solver, own: Recording) -> NDArray[np.float64]:
 
 def _datainf(source: Recording) -> FittedDataInf:
     """As its authors compute it: by a scan of the gradients, without a basis to store them in."""
-    gradients, seen = keep_gradients(source, "datainf", None)
+    kept = KeptGradients(source.layers, "datainf")
+    seen = source.run(kept.add)
+    gradients = kept.gradients()
     return FittedDataInf(
         source.layers,
         gradients,

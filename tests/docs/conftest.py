@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import transformers
 from filelock import FileLock
 
+import buckets
 import wherefrom as wf
 from docs.pages import ROOT
 from tiny_lm import save_tiny_lm, text_documents
@@ -41,6 +42,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What pages start from: ``my-model/``, ``corpus.jsonl`` and ``my.index``."""
     return once(tmp_path_factory, "workplace", build_workplace)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The bucket that the page on object storage publishes to, with its credentials set."""
+    with buckets.store() as store:
+        buckets.reach(monkeypatch, store.endpoint, tmp_path)
+        store.bucket("my-bucket")
+        yield
 
 
 def build_site(folder: Path) -> None:

@@ -44,9 +44,11 @@ def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
 @pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_code_of_a_page_runs(page: Path, here: Path) -> None:
+def test_the_code_of_a_page_runs(page: Path, here: Path, request: pytest.FixtureRequest) -> None:
     if page.name == BUILDS_ITS_OWN:
         shutil.rmtree(here / "my.index")
+    if page.name == "object-storage.md":
+        request.getfixturevalue("bucket")
     names: dict[str, Any] = {"__name__": page.stem}
     if page.name == "guide.md":
         names["index"] = wf.open("my.index")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherefrom.errors import CorpusError, StorageError, WherefromError
+from wherefrom.errors import CorpusError, IntegrityError, StorageError, WherefromError
 from wherefrom.indexer import corpus as corpus_module
 from wherefrom.indexer.corpus import Corpus, read_corpus
 from wherefrom.records import Document, Message
@@ -48,16 +48,18 @@ def documents(draw: st.DrawFn) -> list[Document]:
 def test_spool_keeps_everything(
     tmp_path_factory: pytest.TempPathFactory, made: list[Document]
 ) -> None:
-    with Corpus.spool(iter(made), tmp_path_factory.mktemp("spool")) as corpus:
-        assert list(corpus) == made
-        assert list(corpus) == made
-        assert len(corpus) == corpus.documents == len(made)
+    corpus = Corpus.spool(iter(made), tmp_path_factory.mktemp("spool") / "corpus")
+    assert list(corpus) == made
+    assert list(corpus) == made
+    assert len(corpus) == corpus.documents == len(made)
+    again = Corpus.open(corpus.path, corpus.metadata, corpus.content_sha256)
+    assert list(again) == made
+    assert np.array_equal(again.marks, corpus.marks)
 
 
 def test_null_bytes_and_huge_documents_survive(tmp_path: Path) -> None:
     made = [Document("a", "x\0y\u2028\n" * 1_000_000), Document("b\0", "\0")]
-    with Corpus.spool(made, tmp_path) as corpus:
-        assert list(corpus) == made
+    assert list(Corpus.spool(made, tmp_path / "corpus")) == made
 
 
 def test_columns_are_typed_over_all_documents(tmp_path: Path) -> None:
@@ -68,16 +70,16 @@ def test_columns_are_typed_over_all_documents(tmp_path: Path) -> None:
         {"x": float("nan")},
     ]
     made = [Document(str(n), "t", row) for n, row in enumerate(rows)]
-    with Corpus.spool(made, tmp_path) as corpus:
-        assert list(corpus.metadata.items()) == [
-            ("i", "int64"),
-            ("x", "float64"),
-            ("s", "string"),
-            ("b", "bool"),
-            ("none", "string"),
-            ("late", "float64"),
-        ]
-        first, second, third, fourth = (dict(document.metadata) for document in corpus)
+    corpus = Corpus.spool(made, tmp_path / "corpus")
+    assert list(corpus.metadata.items()) == [
+        ("i", "int64"),
+        ("x", "float64"),
+        ("s", "string"),
+        ("b", "bool"),
+        ("none", "string"),
+        ("late", "float64"),
+    ]
+    first, second, third, fourth = (dict(document.metadata) for document in corpus)
     nothing = dict.fromkeys(corpus.metadata)
     assert first == nothing | {"i": 1, "x": 1.0, "s": "a", "b": True}
     assert type(first["x"]) is float
@@ -102,14 +104,14 @@ def test_columns_that_mix_types_are_refused(
     made = [Document(f"d{n}", "t", {"year": value}) for n, value in enumerate(values)]
     expected = f"'year' is {kinds[0]} in document 'd0' and {kinds[1]} in document 'd2'"
     with pytest.raises(CorpusError, match=expected):
-        Corpus.spool(made, tmp_path)
+        Corpus.spool(made, tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_repeated_ids_are_refused_with_both_positions(tmp_path: Path) -> None:
     made = [Document(doc_id, "t") for doc_id in ("a", "b", "c", "b")]
     with pytest.raises(CorpusError, match="doc_id 'b' is given to documents 2 and 4"):
-        Corpus.spool(made, tmp_path)
+        Corpus.spool(made, tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,10 +131,10 @@ def test_content_hash_tells_any_change(tmp_path: Path) -> None:
         [base, Document("b", "")],
         [Document("b", ""), base],
     ]
-    hashes = [Corpus.spool(made, tmp_path).content_sha256 for made in variants]
+    hashes = [Corpus.spool(made, tmp_path / "corpus").content_sha256 for made in variants]
     assert len(set(hashes)) == len(variants)
     reordered = Document("a", "ab", {"none": None, "y": "v", "x": 1})
-    assert Corpus.spool([reordered], tmp_path).content_sha256 == hashes[0]
+    assert Corpus.spool([reordered], tmp_path / "corpus").content_sha256 == hashes[0]
 
 
 def test_read_corpus_takes_paths_and_documents(tmp_path: Path) -> None:
@@ -170,10 +172,10 @@ def test_read_corpus_refuses_what_is_no_corpus(source: Any) -> None:
 )
 def test_bad_documents_are_named(document: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=message) as caught:
-        Corpus.spool(read_corpus([Document("ok", "x"), document]), tmp_path)
+        Corpus.spool(read_corpus([Document("ok", "x"), document]), tmp_path / "corpus")
     assert "\n" not in str(caught.value)
     with pytest.raises(CorpusError, match=message):
-        Corpus.spool([Document("ok", "x"), document], tmp_path)
+        Corpus.spool([Document("ok", "x"), document], tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +183,7 @@ def test_no_documents(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="holds no documents"):
         list(read_corpus([]))
     with pytest.raises(CorpusError, match="holds no documents"):
-        Corpus.spool([], tmp_path)
+        Corpus.spool([], tmp_path / "corpus")
 
 
 def test_nothing_is_left_when_the_source_fails(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_nothing_is_left_when_the_source_fails(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Corpus.spool(failing(), tmp_path)
+        Corpus.spool(failing(), tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,36 +202,54 @@ def test_an_error_of_the_source_is_not_blamed_on_the_disk(tmp_path: Path) -> Non
         raise OSError("the user's own")
 
     with pytest.raises(OSError, match="the user's own") as caught:
-        Corpus.spool(failing(), tmp_path)
+        Corpus.spool(failing(), tmp_path / "corpus")
     assert not isinstance(caught.value, WherefromError)
 
 
-def test_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["small", "large" * 100_000])
+def test_full_disk_is_a_storage_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    full = tmp_path / "full"
-    full.symlink_to("/dev/full")
-    monkeypatch.setattr(corpus_module, "_new_file", lambda directory: full)
-    for text in ("small", "large" * 100_000):
-        if not full.is_symlink():
-            full.symlink_to("/dev/full")
-        with pytest.raises(StorageError, match="No space left"):
-            Corpus.spool([Document("a", text)], tmp_path)
+
+    def full(path: Path, write: Callable[[Path], object]) -> None:
+        write(Path("/dev/full"))
+
+    monkeypatch.setattr(corpus_module, "write_atomically", full)
+    with pytest.raises(StorageError, match="No space left"):
+        Corpus.spool([Document("a", text)], tmp_path / "corpus")
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
-        Corpus.spool([Document("a", "x")], tmp_path / "absent")
+        Corpus.spool([Document("a", "x")], tmp_path / "absent" / "corpus")
 
 
-def test_closing_removes_the_file(tmp_path: Path) -> None:
-    corpus = Corpus.spool([Document("a", "x")], tmp_path)
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1000])
+def test_any_documents_can_be_read_without_those_before(count: int, tmp_path: Path) -> None:
+    made = [Document(f"d{i}", "x" * (i % 7), {"i": i}) for i in range(count)]
+    corpus = Corpus.spool(made, tmp_path / "corpus")
+    rng = np.random.default_rng(count)
+    for positions in (
+        np.arange(count),
+        np.array([count - 1]),
+        np.flatnonzero(rng.random(count) < 0.02),
+        np.flatnonzero(rng.random(count) < 0.5),
+        np.arange(count // 2, count),
+    ):
+        assert list(corpus.at(positions)) == [made[i] for i in positions]
+
+
+def test_a_corpus_that_was_changed_is_refused(tmp_path: Path) -> None:
+    corpus = Corpus.spool([Document("a", "x")], tmp_path / "corpus")
     assert json.loads(corpus.path.read_text())["doc_id"] == "a"
-    corpus.close()
-    corpus.close()
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StorageError):
-        list(corpus)
+    corpus.path.write_text(corpus.path.read_text().replace("x", "y"))
+    with pytest.raises(IntegrityError, match="differs from its SHA-256"):
+        Corpus.open(corpus.path, corpus.metadata, corpus.content_sha256)
+    corpus.path.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        Corpus.open(corpus.path, corpus.metadata, corpus.content_sha256)
 
 
 MEMORY = """
@@ -238,8 +258,8 @@ from wherefrom.indexer.corpus import Corpus
 from wherefrom.records import Document
 n = int(sys.argv[1])
 made = (Document(f"d{i}", "word " * 4000, {"year": i}) for i in range(n))
-with Corpus.spool(made, sys.argv[2]) as corpus:
-    assert sum(1 for _ in corpus) == n
+corpus = Corpus.spool(made, sys.argv[2] + "/corpus")
+assert sum(1 for _ in corpus) == n
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

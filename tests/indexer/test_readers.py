@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import gzip
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherefrom.errors import CorpusError, MissingExtraError
+from wherefrom.errors import CorpusError
 from wherefrom.indexer.readers import document_from_row, read_documents
 from wherefrom.indexer.rows import metadata_value
 from wherefrom.records import Document, Message
@@ -181,24 +181,16 @@ def test_saved_splits_are_picked_by_name(tmp_path: Path) -> None:
         read_documents(f"{plain}#train")
 
 
-def test_datasets_missing_says_what_to_install(
+def test_saved_datasets_are_read_without_datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "state.json").write_text("{}")
-    real = builtins.__import__
-
-    def without_datasets(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "datasets":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_datasets)
-    with pytest.raises(MissingExtraError, match=r"pip install 'wherefrom\[datasets\]'"):
-        read_documents(tmp_path)
+    saved = write_dataset(tmp_path / "saved", ROWS)
+    expected = list(read_documents(saved))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert list(read_documents(saved)) == expected
 
 
 def test_broken_saved_dataset(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(CorpusError, match="not a readable saved dataset"):
         read_documents(tmp_path)

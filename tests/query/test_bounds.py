@@ -24,7 +24,7 @@ from wherefrom.query.scan import Candidates, scan
 from wherefrom.query.search import inner_products
 from wherefrom.store import Bits, CodeFormat, ScanCopy
 from wherefrom.store.quantise import quantise, row_norms
-from wherefrom.store.scan import encode_rows
+from wherefrom.store.segments import encode_rows
 
 Rows = NDArray[np.float32]
 BITS: tuple[Bits, ...] = (1, 2, 4, 8, 16, 32)
@@ -61,8 +61,8 @@ def store(vectors: Rows, bits: Bits) -> Stored:
     stored = quantise(vectors, bits)
     codes = stored if bits <= 8 else encode_rows(stored.vectors)
     residual = np.zeros(len(vectors)) if bits <= 8 else codes.residual_norms
-    copy = ScanCopy(
-        format=codes.format,
+    copy = ScanCopy.of_arrays(
+        codes.format,
         codes=padded(codes.codes),
         scale=codes.scales,
         residual=residual,
@@ -168,7 +168,15 @@ def test_the_querys_remainder_can_use_up_the_error(bits: Bits) -> None:
     query[0] = LARGEST / 2
     code = CodeFormat(bits, 256)
     nothing, norm = np.zeros(1), row_norms(levels)
-    copy = ScanCopy(code, padded(code.pack(levels)), np.ones(1), nothing, norm, nothing, norm)
+    copy = ScanCopy.of_arrays(
+        code,
+        codes=padded(code.pack(levels)),
+        scale=np.ones(1),
+        residual=nothing,
+        norm=norm,
+        lost=nothing,
+        whole=norm,
+    )
     direction = 1 if query @ levels[0] > 0 else -1
     found = scan(copy, query[None], 1, (direction,))[0][0]
     off = abs(direction * exact(levels[0], query) - Fraction(float(found.estimate[0])))

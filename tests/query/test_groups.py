@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wherefrom.errors import FilterError, QueryError
+from wherefrom.errors import QueryError
 from wherefrom.query.interpretation.explanation import Group
-from wherefrom.query.interpretation.groups import MOST_GROUPS, column_values, grouping
-from wherefrom.records import Document, MetadataValue
-from wherefrom.store import DocumentTable
+from wherefrom.query.interpretation.groups import MOST_GROUPS, grouping
+from wherefrom.records import MetadataValue
 
 VALUES = st.sampled_from(["Whig", "Democratic", None, "d'Or"])
 NUMBERS = st.floats(-1e6, 1e6)
@@ -190,21 +188,3 @@ def test_values_and_scores_go_together() -> None:
 
 def test_nothing_has_no_groups() -> None:
     assert grouped([], []) == grouped([], [], bins=3) == {}
-
-
-def test_values_of_a_column_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    columns: dict[str, Any] = {"year": "int64", "the party": "string", "other": "bool"}
-    table = DocumentTable.create(tmp_path, metadata=columns, dimension=2, bits=16)
-    years = [None if i % 3 == 1 else 1790 + i for i in range(7)]
-    documents = [
-        Document(str(i), "text", {"year": year, "the party": f"party {i}", "other": True})
-        for i, year in enumerate(years)
-    ]
-    ones = np.ones(7)
-    table.append(documents, np.ones((7, 2), np.float32), norms=ones, tokens=ones.astype(int))
-    assert column_values(table, "year") == years
-    chosen = np.array([5, 1, 3])
-    assert column_values(table, "the party", chosen) == ["party 5", "party 1", "party 3"]
-    assert column_values(table, "year", chosen[:0]) == []
-    with pytest.raises(FilterError, match="no metadata column 'president'; the index has year"):
-        column_values(table, "president")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.maintenance.index import Index
-from wherefrom.query.search import DIRECTIONS, Found, Searcher, inner_products
+from wherefrom.query.scan import scan
+from wherefrom.query.search import DIRECTIONS, CertifiedSearch, Found, inner_products
 from wherefrom.records import Document, Sign
 from wherefrom.store import Bits, DocumentTable, ScanCopy
 from wherefrom.store.quantise import quantise
-from wherefrom.store.scan import encode_rows
+from wherefrom.store.segments import encode_rows
 
 Rows = NDArray[np.float32]
 SIGNS: tuple[Sign, ...] = ("both", "proponents", "opponents")
@@ -37,6 +39,9 @@ class MemoryTable:
     ids: list[str]
     norms: NDArray[np.float64]
     read: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @dataclass
     class Taken:
@@ -66,8 +71,8 @@ def stored(vectors: Rows, bits: Bits = 32) -> tuple[MemoryTable, ScanCopy]:
     padded = np.zeros((len(vectors), -(-codes.format.bytes // 64) * 64), np.uint8)
     padded[:, : codes.format.bytes] = codes.codes
     whole = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    copy = ScanCopy(
-        format=codes.format,
+    copy = ScanCopy.of_arrays(
+        codes.format,
         codes=padded,
         scale=codes.scales,
         residual=np.zeros(len(vectors)) if kept.format.packed else codes.residual_norms,
@@ -90,7 +95,7 @@ def searched(
 ) -> tuple[Found, MemoryTable]:
     table, copy = stored(vectors, bits)
     chosen = None if ordinals is None else np.asarray(ordinals, np.int64)
-    searcher = Searcher(cast("DocumentTable", table), copy)
+    searcher = CertifiedSearch(cast("DocumentTable", table), partial(scan, copy))
     (found,) = searcher.search(query[None], k, sign=sign, ordinals=chosen, normalised=normalised)
     return found, table
 
@@ -240,7 +245,7 @@ def test_a_batch_of_queries_is_answered_as_each_of_them_alone() -> None:
     vectors = collection("heavy tails", 400, 64)
     queries = collection("normal", 5, 64)
     table, copy = stored(vectors, 1)
-    searcher = Searcher(cast("DocumentTable", table), copy)
+    searcher = CertifiedSearch(cast("DocumentTable", table), partial(scan, copy))
     for query, found in zip(queries, searcher.search(queries, 7), strict=True):
         (alone,) = searcher.search(query[None], 7)
         assert listed(found, 1) == listed(alone, 1)
@@ -274,7 +279,9 @@ def test_an_inexact_backend_is_asked_until_nothing_can_be_missing(off: float, er
     query = collection("normal", 1, 32)[0]
     table, copy = stored(vectors)
     backend = Inexact(table.vectors, off, error)
-    searcher = Searcher(cast("DocumentTable", table), copy, cast("Any", backend))
+    searcher = CertifiedSearch(
+        cast("DocumentTable", table), partial(scan, copy), cast("Any", backend)
+    )
     (found,) = searcher.search(query[None], 5)
     exact, _ = searched(vectors, query, 5)
     assert listed(found, 1) == listed(exact, 1)
@@ -333,10 +340,10 @@ def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> No
             norms=np.ones(len(ids[part])),
             tokens=np.ones(len(ids[part]), int),
         )
-    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"), table.live)
     scores = exact_scores(vectors, vectors[1])
-    odd = table.where({"even": False})
-    searcher = Searcher(table, copy)
+    odd = table.facts.where({"even": False})
+    searcher = CertifiedSearch(table, partial(scan, copy))
     (found,) = searcher.search(vectors[1:2], 4, ordinals=odd)
     expected = sorted((i for i in range(1, 40, 2)), key=lambda i: -scores[i])[:4]
     assert [i for i, _ in listed(found, 1)] == expected
@@ -427,8 +434,8 @@ def test_found_documents_let_go_of_their_neighbours(tmp_path: Path) -> None:
         norms=np.ones(200),
         tokens=np.ones(200, int),
     )
-    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
-    (found,) = Searcher(table, copy).search(vectors[:1], 5)
+    copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"), table.live)
+    (found,) = CertifiedSearch(table, partial(scan, copy)).search(vectors[:1], 5)
     for one in (one for ranking in found.rankings for one in ranking.best()):
         assert len(one.rows) == 1
         assert "code" not in one.rows.batch.schema.names

@@ -14,7 +14,7 @@ import pytest
 
 from wherefrom.errors import CorpusError, IndexExistsError, IntegrityError
 from wherefrom.records import Document, Message
-from wherefrom.store import Bits, DocumentTable, InputRecord, Manifest, StoredRows, StoreRecord
+from wherefrom.store import Bits, DocumentTable, InputRecord, Manifest, StoredRows
 from wherefrom.store.quantise import quantise
 
 Build = Callable[..., Any]
@@ -37,7 +37,9 @@ def tampered(index: Any, **update: Any) -> DocumentTable:
     """The index after another program changed it, with a manifest that knows no better."""
     table = lancedb.connect(index.path).open_table("documents")
     table.update(**update)
-    store = StoreRecord(table_version=table.version, rows=table.count_rows())
+    store = index.manifest.store.model_copy(
+        update={"table_version": table.version, "rows": table.count_rows()}
+    )
     return DocumentTable.open(index.path, index.manifest.model_copy(update={"store": store}))
 
 
@@ -85,7 +87,7 @@ def test_a_part_of_rows_read_keeps_their_values(build_index: Build, bits: Bits) 
         targets=np.arange(7),
     )
     rows = index.open().rows(np.arange(7))
-    part = StoredRows(rows.batch.slice(2, 3), rows.layout)
+    part = StoredRows(rows.batch.slice(2, 3), rows.layout, np.arange(2, 5))
     assert np.array_equal(part.vectors, rows.vectors[2:5])
     assert np.array_equal(part.stored.codes, rows.stored.codes[2:5])
     assert np.array_equal(part.inputs, inputs[2:5])
@@ -96,17 +98,6 @@ def test_ordinals_out_of_range_are_refused(build_index: Build) -> None:
     for ordinals in ([3], [-1]):
         with pytest.raises(IndexError):
             table.rows(ordinals)
-
-
-def test_only_the_fields_asked_for_are_read(build_index: Build) -> None:
-    table = build_index(6).open()
-    rows = table.rows([4, 2], fields=["doc_ids", "metadata"])
-    assert rows.doc_ids == ["speech 4", "speech 2"]
-    assert rows.metadata[1]["year"] == 1792
-    with pytest.raises(KeyError, match="was not read"):
-        _ = rows.vectors
-    with pytest.raises(ValueError, match="colour"):
-        table.rows([0], fields=["colour"])
 
 
 def test_tensor_examples_come_back_bit_for_bit(build_index: Build) -> None:
@@ -129,7 +120,7 @@ def test_batches_cover_all_rows_in_order(build_index: Build) -> None:
     batches = list(table.batches(5))
     assert [len(batch) for batch in batches] == [5, 5, 2]
     assert [d for batch in batches for d in batch.documents()] == index.documents
-    assert table.doc_ids() == [d.doc_id for d in index.documents]
+    assert table.facts.doc_ids() == [d.doc_id for d in index.documents]
 
 
 def test_duplicates_share_their_content_hash(tmp_path: Path) -> None:
@@ -190,7 +181,7 @@ def test_a_reader_stays_at_the_version_of_its_manifest(build_index: Build) -> No
     for table in (reader, index.open()):
         assert len(table) == 6
         assert table.rows(range(6)).documents() == index.documents
-        assert table.where({"year": 1790}).tolist() == [0]
+        assert table.facts.where({"year": 1790}).tolist() == [0]
 
 
 def test_a_reader_cannot_append(build_index: Build) -> None:
@@ -309,16 +300,16 @@ def test_impossible_tables_are_refused(tmp_path: Path, changes: dict[str, Any]) 
         new_table(tmp_path, **changes)
 
 
-def test_any_name_serves_as_metadata_column(tmp_path: Path) -> None:
+def test_any_name_serves_as_metadata_column(build_index: Build) -> None:
     names = ["a b", "a`b", "a'b", 'a"b', "a.b", "a_b", "A", "a", "", "é", "年", "_5f_", "_", "%s"]
     names += ["text", "row", "digest", "meta_a", "a\nb", "x" * 200]
-    table = new_table(tmp_path, metadata=dict.fromkeys(names, "int64"))
     values = {name: i for i, name in enumerate(names)}
-    append(table, Document("one", metadata=values), Document("none"))
+    documents = [Document("one", metadata=values), Document("none")]
+    table = build_index(documents=documents, columns=dict.fromkeys(names, "int64")).open()
     assert table.rows([0, 1]).metadata == [values, dict.fromkeys(names)]
     for name, value in values.items():
-        assert table.where({name: value}).tolist() == [0]
-        assert table.where({name: ("!=", value)}).tolist() == []
+        assert table.facts.where({name: value}).tolist() == [0]
+        assert table.facts.where({name: ("!=", value)}).tolist() == []
 
 
 def run_python(source: str, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Filters: LanceDB's answer is that of the same comparisons made in Python."""
+"""Filters: their answer is that of the same comparisons made in Python."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fact_files import written
 from wherefrom.errors import FilterError
 from wherefrom.records import Document
-from wherefrom.store import DocumentTable, parse_where, parse_wheres
+from wherefrom.store import parse_where, parse_wheres
+from wherefrom.store.facts import Facts
+from wherefrom.store.layout import TableLayout
+from wherefrom.store.live_rows import LiveRows
 
 COLUMNS: dict[str, Any] = {
     "year": "int64",
@@ -69,16 +72,11 @@ ROWS = rows_of_values()
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> DocumentTable:
-    made = DocumentTable.create(
-        tmp_path_factory.mktemp("index"), metadata=COLUMNS, dimension=1, bits=32
-    )
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    layout = TableLayout(COLUMNS, 1, 32)
     documents = [Document(str(i), metadata=row) for i, row in enumerate(ROWS)]
-    for start in range(0, len(documents), 20):
-        shard = documents[start : start + 20]
-        ones = np.ones(len(shard))
-        made.append(shard, ones.astype(np.float32)[:, None], norms=ones, tokens=ones.astype(int))
-    return made
+    files = written(tmp_path_factory.mktemp("index"), layout, documents[:20], documents[20:])
+    return Facts.open(files, layout, LiveRows.every(len(ROWS)))
 
 
 @st.composite
@@ -103,7 +101,7 @@ wheres = st.lists(st.sampled_from(list(COLUMNS)), max_size=3, unique=True).flatm
 
 
 @given(where=wheres)
-def test_filters_agree_with_python(table: DocumentTable, where: Mapping[str, Any]) -> None:
+def test_filters_agree_with_python(facts: Facts, where: Mapping[str, Any]) -> None:
     expected = [
         i
         for i, row in enumerate(ROWS)
@@ -113,19 +111,19 @@ def test_filters_agree_with_python(table: DocumentTable, where: Mapping[str, Any
             for name, value in pairs
         )
     ]
-    assert table.where(where).tolist() == expected
+    assert facts.where(where).tolist() == expected
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_no_text_escapes_its_quotes(table: DocumentTable, text: str) -> None:
+def test_no_text_escapes_its_quotes(facts: Facts, text: str) -> None:
     for column in ("first name", 'x" OR 1=1 --`'):
         expected = [i for i, row in enumerate(ROWS) if row[column] == text]
-        assert table.where({column: text}).tolist() == expected
+        assert facts.where({column: text}).tolist() == expected
 
 
-def test_short_forms(table: DocumentTable) -> None:
+def test_short_forms(facts: Facts) -> None:
     def found(**where: Any) -> Any:
-        return table.where(where).tolist()
+        return facts.where(where).tolist()
 
     assert found() == list(range(len(ROWS)))
     assert found(year=1861) == found(year=("==", 1861)) == found(year=[("==", 1861)])
@@ -163,10 +161,10 @@ def test_short_forms(table: DocumentTable) -> None:
     ],
 )
 def test_filters_that_do_not_fit_are_explained(
-    table: DocumentTable, where: dict[str, Any], message: str
+    facts: Facts, where: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FilterError, match=message) as caught:
-        table.where(where)
+        facts.where(where)
     assert "\n" not in str(caught.value)
 
 
@@ -226,11 +224,11 @@ def test_written_filters_that_cannot_be_read(clause: str, message: str) -> None:
         parse_where(clause, {"year": "int64", "war": "bool"})
 
 
-def test_written_filters_on_one_column_must_all_hold(table: DocumentTable) -> None:
-    columns = table.layout.metadata
+def test_written_filters_on_one_column_must_all_hold(facts: Facts) -> None:
+    columns = COLUMNS
     where = parse_wheres(["year >= 0", "first name != whig", "year < 1861"], columns)
     assert where == {"year": [(">=", 0), ("<", 1861)], "first name": [("!=", "whig")]}
-    assert table.where(where).tolist() == [
+    assert facts.where(where).tolist() == [
         i
         for i, row in enumerate(ROWS)
         if row["year"] in (0, 1) and row["first name"] not in ("whig", None)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wherefrom.errors import IntegrityError
 from wherefrom.records import Document
 from wherefrom.store import Bits, CodeFormat, DocumentTable, ScanCopy
-from wherefrom.store.scan import encode_rows
+from wherefrom.store.segments import encode_rows
 
 Build = Callable[..., Any]
 
@@ -28,6 +28,11 @@ vectors_of_all_sizes = hnp.arrays(
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=7),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
+
+
+def opened(index: Any, *, verify: bool = True) -> ScanCopy:
+    live = index.open().live
+    return ScanCopy.open(index.path / "scan", index.manifest.scan, live, verify=verify)
 
 
 def squared_distance(row: NDArray[Any], scale: float, levels: NDArray[Any]) -> Fraction:
@@ -54,7 +59,8 @@ def test_codes_of_few_bits_are_the_tables_own(
     build_index: Build, bits: Bits, dimension: int
 ) -> None:
     index = build_index(20, dimension=dimension, bits=bits)
-    scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
+    scan = opened(index)
+    (segment,) = scan.segments
     rows = index.open().rows(np.arange(20))
     code = rows.layout.format
     assert (scan.format, index.manifest.scan.bits, index.manifest.scan.dimension) == (
@@ -62,34 +68,35 @@ def test_codes_of_few_bits_are_the_tables_own(
         bits,
         dimension,
     )
-    assert scan.codes.shape == (20, -(-code.bytes // 64) * 64)
-    assert np.array_equal(scan.codes[:, : code.bytes], rows.stored.codes)
-    assert not scan.codes[:, code.bytes :].any()
-    assert np.array_equal(scan.format.decode(scan.codes, scan.scale), rows.vectors)
-    assert not scan.residual.any()
-    np.testing.assert_allclose(scan.norm, np.linalg.norm(rows.vectors, axis=1), rtol=1e-14)
+    assert segment.codes.shape == (20, -(-code.bytes // 64) * 64)
+    assert np.array_equal(segment.codes[:, : code.bytes], rows.stored.codes)
+    assert not segment.codes[:, code.bytes :].any()
+    assert np.array_equal(scan.format.decode(segment.codes, segment.scale), rows.vectors)
+    assert not segment.residual.any()
+    np.testing.assert_allclose(segment.norm, np.linalg.norm(rows.vectors, axis=1), rtol=1e-14)
     lost = np.linalg.norm(index.vectors - rows.vectors, axis=1)
-    np.testing.assert_allclose(scan.lost, lost, rtol=1e-11)
-    assert (scan.lost >= lost * (1 - 1e-14)).all()
-    assert np.array_equal(scan.whole, rows.norms)
+    np.testing.assert_allclose(segment.lost, lost, rtol=1e-11)
+    assert (segment.lost >= lost * (1 - 1e-14)).all()
+    assert np.array_equal(segment.whole, rows.norms)
 
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_the_scan_copy_bounds_true_inner_products(build_index: Build, bits: Bits) -> None:
     index = build_index(40, dimension=100, bits=bits)
-    scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
-    assert (len(scan), scan.codes.shape, scan.format) == (40, (40, 128), CodeFormat(8, 100))
+    scan = opened(index)
+    (segment,) = scan.segments
+    assert (len(scan), segment.codes.shape, scan.format) == (40, (40, 128), CodeFormat(8, 100))
     rows = index.open().rows(np.arange(40))
     stored = rows.vectors
-    np.testing.assert_allclose(scan.norm, np.linalg.norm(stored, axis=1), rtol=1e-14)
-    assert np.array_equal(scan.lost, rows.residual_norms)
-    assert np.array_equal(scan.whole, rows.norms)
-    missed = stored - scan.format.decode(scan.codes, scan.scale)
-    assert (scan.residual < 0.02 * scan.norm).all()
+    np.testing.assert_allclose(segment.norm, np.linalg.norm(stored, axis=1), rtol=1e-14)
+    assert np.array_equal(segment.lost, rows.residual_norms)
+    assert np.array_equal(segment.whole, rows.norms)
+    missed = stored - scan.format.decode(segment.codes, segment.scale)
+    assert (segment.residual < 0.02 * segment.norm).all()
     # The worst query for a row is its own residual; there the bound is met with equality.
     for i in range(40):
         query = missed[i]
-        bound = np.linalg.norm(query) * scan.residual
+        bound = np.linalg.norm(query) * segment.residual
         assert (np.abs(missed @ query) <= bound).all()
         assert abs(missed[i] @ query) == pytest.approx(bound[i], rel=1e-9)
 
@@ -100,54 +107,57 @@ def test_zero_rows_are_zero(tmp_path: Path, bits: Bits) -> None:
     vectors = np.array([[1, 2, 3], [0, 0, 0]], np.float32)
     ones = np.ones(2, np.int64)
     table.append([Document("a"), Document("zero")], vectors, norms=ones, tokens=ones)
-    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
-    assert not scan.format.decode(scan.codes, scan.scale)[1].any()
-    assert [scan.residual[1], scan.norm[1], scan.lost[1]] == [0, 0, 0]
-    assert scan.norm[0] > 0
+    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"), table.live)
+    (segment,) = scan.segments
+    assert not scan.format.decode(segment.codes, segment.scale)[1].any()
+    assert [segment.residual[1], segment.norm[1], segment.lost[1]] == [0, 0, 0]
+    assert segment.norm[0] > 0
 
 
 def test_an_index_of_no_documents_has_a_scan_copy(tmp_path: Path) -> None:
     table = DocumentTable.create(tmp_path, metadata={}, dimension=3, bits=2)
-    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"))
+    scan = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"), table.live)
     assert len(scan) == 0
     assert list(scan.chunks(5)) == []
 
 
 def test_arrays_cannot_be_written_to(build_index: Build) -> None:
     index = build_index(3)
-    scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
+    scan = opened(index)
+    (segment,) = scan.segments
     with pytest.raises(ValueError, match="read-only"):
-        scan.codes[0, 0] = 1
+        segment.codes[0, 0] = 1
     chunk = next(scan.chunks(2))
-    assert np.shares_memory(chunk.codes, scan.codes)
+    assert np.shares_memory(chunk.codes, segment.codes)
 
 
 def test_chunks_visit_the_rows_asked_for(build_index: Build) -> None:
     index = build_index(12)
-    scan = ScanCopy.open(index.path / "scan", index.manifest.scan)
+    scan = opened(index)
+    (segment,) = scan.segments
     whole = list(scan.chunks(5))
     assert [len(chunk.codes) for chunk in whole] == [5, 5, 2]
-    assert np.array_equal(np.concatenate([chunk.codes for chunk in whole]), scan.codes)
+    assert np.array_equal(np.concatenate([chunk.codes for chunk in whole]), segment.codes)
     asked = np.array([9, 2, 4])
     some = list(scan.chunks(2, asked))
     for name in ARRAYS:
         read = np.concatenate([getattr(chunk, name) for chunk in some])
-        assert np.array_equal(read, getattr(scan, name)[asked])
+        assert np.array_equal(read, getattr(segment, name)[asked])
     assert np.concatenate([chunk.ordinals for chunk in some]).tolist() == [9, 2, 4]
 
 
 @pytest.mark.parametrize("bits", [1, 16])
 def test_rebuilding_gives_the_same_files(build_index: Build, bits: Bits) -> None:
     index = build_index(12, bits=bits)
-    reader = ScanCopy.open(index.path / "scan", index.manifest.scan)
+    (reader,) = opened(index).segments
     before = reader.codes.copy()
-    for file in (index.path / "scan").iterdir():
+    for file in (index.path / "scan" / "1").iterdir():
         file.unlink()
     assert ScanCopy.build(index.open(), index.path / "scan") == index.manifest.scan
     assert ScanCopy.build(index.open(), index.path / "scan") == index.manifest.scan
     assert np.array_equal(reader.codes, before)
-    names = sorted(file.name for file in (index.path / "scan").iterdir())
-    assert names == sorted(f"{name}.npy" for name in ARRAYS)
+    names = sorted(file.name for file in (index.path / "scan" / "1").iterdir())
+    assert names == sorted(["facts.arrow", *(f"{name}.npy" for name in ARRAYS)])
 
 
 def flip_a_bit(file: Path) -> None:
@@ -170,19 +180,19 @@ def test_damaged_files_are_named(
     build_index: Build, name: str, damage: Callable[[Path], Any]
 ) -> None:
     index = build_index(3)
-    file = index.path / "scan" / f"{name}.npy"
+    file = index.path / "scan" / "1" / f"{name}.npy"
     damage(file)
     with pytest.raises(IntegrityError, match="build the index again") as caught:
-        ScanCopy.open(index.path / "scan", index.manifest.scan)
+        opened(index)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_pickles_are_refused(build_index: Build) -> None:
     index = build_index(3)
-    np.save(index.path / "scan" / "scale.npy", np.array([{}], object), allow_pickle=True)
+    np.save(index.path / "scan" / "1" / "scale.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(IntegrityError, match=r"scale\.npy"):
-        ScanCopy.open(index.path / "scan", index.manifest.scan, verify=False)
+        opened(index, verify=False)
 
 
 def test_a_damaged_row_is_not_copied(tmp_path: Path) -> None:
@@ -193,4 +203,4 @@ def test_a_damaged_row_is_not_copied(tmp_path: Path) -> None:
     table._table.update(values={"scale": 2.0})
     with pytest.raises(IntegrityError, match="'a'"):
         ScanCopy.build(table, tmp_path / "scan")
-    assert list((tmp_path / "scan").iterdir()) == []
+    assert list((tmp_path / "scan" / "1").iterdir()) == []

@@ -21,7 +21,6 @@ from typing import Any, Literal
 from wherefrom.audit.conditions import Condition, Hits, Term, parse_condition
 from wherefrom.errors import FilterError
 from wherefrom.query.answer import Answer
-from wherefrom.query.interpretation.groups import column_values
 from wherefrom.records import Hit, Sign
 from wherefrom.store import DocumentTable
 from wherefrom.store.filters import Comparison
@@ -126,7 +125,7 @@ class Gate:
                     continue
                 column, given = term.comparison.column, term.comparison.value
                 for value in given if isinstance(given, tuple) else (given,):
-                    if value is not None and not len(table.where({column: ("==", value)})):
+                    if value is not None and not len(table.facts.where({column: ("==", value)})):
                         yield _never(condition, column, value, table)
 
 
@@ -153,7 +152,7 @@ def _findings(condition: Condition, answer: Answer) -> list[Finding]:
 
 
 def _never(condition: Condition, column: str, value: object, table: DocumentTable) -> str:
-    known = {str(one): one for one in column_values(table, column) if one is not None}
+    known = {str(one): one for one in table.facts.column(column) if one is not None}
     near = get_close_matches(str(value), known, n=3, cutoff=0.5)
     meant = f"; it has {', '.join(repr(known[name]) for name in near)}" if near else ""
     return (

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wherefrom.audit.log_size import require_size
 from wherefrom.errors import CorpusError, MissingExtraError, QueryError
 from wherefrom.query.interpretation.lexical import words
 from wherefrom.records import Document, Message, Query
@@ -221,6 +222,7 @@ def _read(path: Path) -> EvalLog:
     if not path.is_file() or path.suffix not in (".eval", ".json"):
         raise QueryError(f"{path} is no .eval or .json file; give a log that Inspect has written")
     try:
+        require_size(path)
         return read_eval_log(path, resolve_attachments=True, exclude_fields=_UNREAD)
     except Exception as error:  # Zip, JSON and pydantic each fail in their own ways.
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -138,7 +138,8 @@ def collect(
                 progress("asking", len(done), total)
     except KeyboardInterrupt as interrupt:
         kept = "nothing was kept" if jsonl is None else f"{jsonl} holds their answers"
-        raise Interrupted(f"{len(done)} of {total} questions were asked; {kept}") from interrupt
+        told = f"{len(done)} of {total} questions were asked; {kept}"
+        raise Interrupted(told, interrupt) from interrupt
     return done
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from wherefrom.cli import values
+from wherefrom.cli.execution import execution_options
 from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 _SKIPPED_SHOWN = 5
 _PATHS = ("corpus", "model", "base_model", "index")
 _PATHS_OR_IDS = ("model", "base_model")
-_NOT_REPLAYED = ("overwrite", "as_json", "quiet")
+_NOT_REPLAYED = ("overwrite", "resume", "executor", "workers", "as_json", "quiet")
 
 
 @click.command(epilog=SCORE_CONTRACT)
@@ -167,7 +168,18 @@ _NOT_REPLAYED = ("overwrite", "as_json", "quiet")
 @click.option(
     "--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, ..."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the index at PATH, finished or not.")
+@execution_options
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the index at PATH, or an unfinished build of something else there.",
+)
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on with an interrupted build of the same at PATH, or begin anew.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a summary.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor summary.")
 @click.pass_context
@@ -195,7 +207,12 @@ def build(
     batch_size: int | None,
     seed: int,
     device: str,
+    executor: str | None,
+    workers: int | None,
+    threads: int | None,
+    factor_memory: int | None,
     overwrite: bool,
+    resume: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -204,7 +221,7 @@ def build(
     CORPUS is a .jsonl, .jsonl.gz, .csv, .parquet or .txt file, a folder of text files or a saved
     `datasets` folder. Texts longer than the context are cut into passages.
     """
-    from wherefrom.cli.failures import Interrupted
+    from wherefrom.cli.failures import Interrupted, terminable
     from wherefrom.cli.progress import progress_bars
 
     if damping == 0.0 and curvature != "identity":
@@ -214,11 +231,17 @@ def build(
         )
     if label is not None and objective not in (None, "sequence-classification"):
         raise click.UsageError(f"--label does not go with --objective {objective}; leave it out")
+    if executor in (None, "torchrun") and "RANK" in os.environ:
+        from wherefrom.indexer.executors.torchrun import is_follower, serve
+
+        if is_follower():
+            serve()
+            return
     started = time.perf_counter()
     try:
         from wherefrom.api import build as build_index
 
-        with progress_bars(quiet=quiet) as progress, warnings.catch_warnings():
+        with terminable(), progress_bars(quiet=quiet) as progress, warnings.catch_warnings():
             # What a build warns of stands in its manifest, and is told below.
             warnings.simplefilter("ignore")
             built = build_index(
@@ -243,12 +266,17 @@ def build(
                 batch_size=batch_size,
                 seed=seed,
                 device=device,
+                executor=executor,
+                workers=workers,
+                threads=threads,
+                factor_memory=factor_memory,
                 overwrite=overwrite,
+                resume=resume,
                 progress=progress,
                 replay=_replay(ctx),
             )
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(_left_at(index)) from interrupt
+        raise Interrupted(_left_at(index), interrupt) from interrupt
     _tell(index, built.manifest, time.perf_counter() - started, as_json=as_json, quiet=quiet)
 
 
@@ -293,7 +321,7 @@ def _left_at(index: Path) -> str:
 
     found = state(index)
     if found == "unfinished":
-        return f"{index} is left unfinished; build it again with --overwrite"
+        return f"{index} is left unfinished; run the same command again to go on"
     return f"{index} is as it was before" if found == "finished" else "nothing was written"
 
 

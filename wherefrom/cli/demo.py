@@ -48,7 +48,7 @@ def demo(directory: Path, as_json: bool) -> None:
             run = run_demo(directory, progress)
     except KeyboardInterrupt as interrupt:
         raise Interrupted(
-            f"what was finished is kept in {directory}; run the demo again to go on"
+            f"what was finished is kept in {directory}; run the demo again to go on", interrupt
         ) from interrupt
     if as_json:
         emit_json(_summary(directory, run))

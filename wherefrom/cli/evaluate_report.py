@@ -65,7 +65,8 @@ def resumable(retrainer: Retrainer) -> Iterator[None]:
         count = len(retrainer.ledger)
         raise Interrupted(
             f"{count} finished training{' is' if count == 1 else 's are'} kept in "
-            f"{retrainer.path}; the same command goes on from there"
+            f"{retrainer.path}; the same command goes on from there",
+            interrupt,
         ) from interrupt
 
 

@@ -79,7 +79,7 @@ class Prepared:
         """Evidence that says of which index it is, what was asked, how models were trained."""
         manifest = self.index.manifest
         setting: dict[str, JSON] = {
-            "index": str(self.index.path),
+            "index": str(self.index.location),
             "index_digest": manifest.digest,
             "weights_sha256": manifest.model.weights_sha256,
             "curvature": manifest.curvature.kind,

@@ -50,7 +50,7 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
         raise EvaluationError("nothing says how to train; give --train or --base-model")
     if subject.texts is None:
         raise EvaluationError(
-            f"--base-model fine-tunes models of text, and {index.path} holds tensors; give --train "
+            f"--base-model fine-tunes models of text, and {index.location} holds tensors; give --train "
             "FILE.py:FUNCTION"
         )
     given: dict[str, Any] = {
@@ -78,7 +78,7 @@ def _demo(index: Index) -> DemoTrainer:
     objective = index.asker.extractor.objective
     if source is None or not (Path(source) / MARKER).is_file():
         raise EvaluationError(
-            f"--train {DEMO} trains the model of `wherefrom demo`, and {index.path} is over "
+            f"--train {DEMO} trains the model of `wherefrom demo`, and {index.location} is over "
             "another one; give --train FILE.py:FUNCTION or --base-model DIR"
         )
     if not isinstance(objective, CausalLM):
@@ -88,7 +88,7 @@ def _demo(index: Index) -> DemoTrainer:
     if making_digest(documents, marker.seed, marker.recipe) != marker.digest:
         trained = "others" if marker.documents in (None, len(documents)) else marker.documents
         raise EvaluationError(
-            f"{index.path} holds {len(documents)} documents, and the model in {source} was trained "
+            f"{index.location} holds {len(documents)} documents, and the model in {source} was trained "
             f"on {trained} (ids, texts and order count): scores of these documents would be set "
             "beside another training; index what it was trained on, or give --train "
             "FILE.py:FUNCTION"
@@ -147,7 +147,7 @@ def _fresh_adapter(index: Index, base_model: str, device: str) -> nn.Module:
     config = copy.deepcopy(indexed.active_peft_config)
     if config.modules_to_save:
         raise EvaluationError(
-            f"with the adapter of {index.path} whole layers were trained "
+            f"with the adapter of {index.location} whole layers were trained "
             f"({', '.join(config.modules_to_save)}), which is not done here; give --train"
         )
     config.inference_mode = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,15 @@ import click
 from wherefrom.errors import WherefromError
 from wherefrom.query.printable import printable
 
-__all__ = ["Failed", "Interrupted", "one_line_failures", "one_line_warnings", "warn"]
+__all__ = [
+    "Failed",
+    "Interrupted",
+    "Terminated",
+    "one_line_failures",
+    "one_line_warnings",
+    "terminable",
+    "warn",
+]
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -29,10 +39,26 @@ class Failed(click.ClickException):
         click.echo(f"wherefrom: error: {printable(self.message)}", file, err=True)
 
 
-class Interrupted(click.ClickException):
-    """The user pressed Ctrl-C; the message says what was left. Exit status 130."""
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
 
-    exit_code = 130
+
+class Interrupted(click.ClickException):
+    """The user pressed Ctrl-C, or the process was asked to end; exit status 130 or 143.
+
+    Args:
+        message: What was left.
+        interrupt: How it was interrupted.
+    """
+
+    def __init__(self, message: str, interrupt: KeyboardInterrupt) -> None:
+        super().__init__(message)
+        self._terminated = isinstance(interrupt, Terminated)
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # click only reads it
+        """130 after Ctrl-C, 143 when the process was asked to end."""
+        return 128 + (signal.SIGTERM if self._terminated else signal.SIGINT)
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the one line."""
@@ -61,7 +87,28 @@ def one_line_failures() -> Iterator[None]:
             "standard output elsewhere"
         ) from error
     except KeyboardInterrupt as interrupt:
-        raise Interrupted("nothing was changed") from interrupt
+        raise Interrupted("nothing was changed", interrupt) from interrupt
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """End the block as Ctrl-C does when the process is asked to end, so that nothing is lost.
+
+    Raises:
+        Terminated: On SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _drop_output() -> None:

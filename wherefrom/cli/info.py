@@ -28,7 +28,7 @@ def info(index: Path, as_json: bool) -> None:
     Exit status 1 for a build that was interrupted and for anything that is no index.
     """
     from wherefrom.cli.render import emit_json, print_facts, terminal
-    from wherefrom.store import Manifest, build_info, state
+    from wherefrom.store import Location, Manifest, build_info, state
 
     if state(index) == "unfinished":
         noted = build_info(index)
@@ -39,15 +39,17 @@ def info(index: Path, as_json: bool) -> None:
             facts = [("state", "unfinished"), *((k, v) for k, v in noted.items() if v)]
             print_facts(facts, terminal())
         raise UnfinishedIndexError(
-            f"{index} holds an unfinished build; build it again with --overwrite, or remove it"
+            f"{index} holds an unfinished build; run the command that began it again to go on, or "
+            "remove it"
         )
     manifest = Manifest.read(index)
-    size = _bytes_on_disk(index)
+    location = Location.of(index)
+    size = sum(location.objects.sizes("").values()) if location.remote else _bytes_on_disk(index)
     if as_json:
         emit_json(
             {
                 "schema": INFO_SCHEMA,
-                "path": str(index.resolve()),
+                "path": location.full,
                 "state": "finished",
                 "bytes_on_disk": size,
                 "manifest_sha256": manifest.digest,

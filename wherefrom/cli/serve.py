@@ -123,7 +123,7 @@ def serve(
     if stdio:
         _refuse_http_options(ctx)
     from wherefrom.serve import require_extra
-    from wherefrom.store import Manifest
+    from wherefrom.store import Location, Manifest
 
     # Mistakes show here, before torch takes its seconds to load.
     require_extra("fastapi", "prometheus_client", "uvicorn", *(["mcp"] if mcp else []))
@@ -143,8 +143,8 @@ def serve(
 
     def told() -> None:
         click.echo(
-            f"Serving {manifest.corpus.documents:,} documents of {index} at {door.url} "
-            "(Ctrl-C ends it)",
+            f"Serving {manifest.corpus.documents:,} documents of {Location.of(index)} at "
+            f"{door.url} (Ctrl-C ends it)",
             err=True,
         )
 

@@ -1,4 +1,4 @@
-"""``wherefrom verify``: whether a bundle of evidence is what it says."""
+"""``wherefrom verify``: whether a bundle of evidence is what it says, or an index what it was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wherefrom.cli.query_options import model_options, refuse
-from wherefrom.errors import NotAnIndexError
+from wherefrom.cli.verify_index import is_index, verify_index
 
 if TYPE_CHECKING:
     from wherefrom.audit.recomputation import Recomputation
@@ -20,7 +20,7 @@ __all__ = ["VERIFY_SCHEMA", "verify"]
 VERIFY_SCHEMA = "wherefrom-verify/1"
 
 
-@click.command(short_help="Check a bundle of evidence, by its digests and by asking again.")
+@click.command(short_help="Check a bundle of evidence, or an index, and repair it.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--index",
@@ -30,7 +30,10 @@ VERIFY_SCHEMA = "wherefrom-verify/1"
     "answers to the last bit.",
 )
 @click.option(
-    "--digests-only", is_flag=True, help="Compare the index's manifest, but ask nothing again."
+    "--digests-only",
+    is_flag=True,
+    help="Load no model: of a bundle, compare the index's manifest, but ask nothing again; of an "
+    "index, encode nothing again.",
 )
 @click.option(
     "--tolerance",
@@ -62,19 +65,47 @@ VERIFY_SCHEMA = "wherefrom-verify/1"
     help="Let a report pass that another version of wherefrom wrote, which cannot be made again to "
     "compare.",
 )
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="Of an index: so many documents are encoded again and compared with what is stored.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of an index: of their choice."
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Of an index: make again what can be made from what is whole, and publish it.",
+)
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
-    """Check the bundle at PATH, a directory or a zip file that wherefrom bundle wrote.
+    """Check the index or the bundle at PATH.
 
     Everything that does not fit is named, a line each on stderr; the exit status is then 1.
+
+    Of an index, every file, every document and every copy of it is compared with its digest, and a
+    sample of the documents is encoded again by the model. It works where an index cannot be opened
+    any more.
+
+    A bundle is a directory or a zip file that wherefrom bundle wrote.
 
     Who changes all files of a bundle alike makes another bundle. Asking again (--index) finds
     changed answers in it, but not that a question was left out, or a gate: for that compare with
     what you know (--statement-sha256, --batch, --fail-if), or sign the statement. Signatures are
     checked with the tool that made them.
     """
+    if is_index(path):
+        names = ["index", "tolerance", "statement_sha256", "batch", "fail_if", "other_version"]
+        refuse(ctx, names, f"is for bundles, and {path} is an index; leave it out")
+        if not verify_index(path, given):
+            ctx.exit(1)
+        return
+    refuse(ctx, ["sample", "seed", "repair"], f"is for an index, which {path} is not")
     if given["index"] is None:
         names = ["digests_only", "tolerance", "model", "base_model", "device"]
         refuse(ctx, names, "goes with --index; name the index that was asked")
@@ -85,8 +116,6 @@ def verify(ctx: click.Context, /, path: Path, **given: Any) -> None:
     from wherefrom.cli.render import emit_json
     from wherefrom.store import Manifest
 
-    if (path / "documents.lance").is_dir():
-        raise NotAnIndexError(f"{path} is an index; give a bundle that wherefrom bundle wrote")
     bundle = read_bundle(path, other_version=given["other_version"])
     problems = [*bundle.problems, *_unexpected(bundle, given)]
     again = None

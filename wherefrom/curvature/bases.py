@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wherefrom.curvature.block_diagonal import BlockDiagonal, Matrix, rotated, rotated_back
 from wherefrom.curvature.fitted import Rectangles, block
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.layers import Layer
@@ -37,16 +38,21 @@ class Eigenbasis:
 
     Attributes:
         q_in: ``Q_A [d_in, d_in]``, the bias input included; the same object for layers that read
-            the same input.
+            the same input. Block-diagonal where memory allows no more, as ``q_out`` may be.
         q_out: ``Q_S [d_out, d_out]``.
     """
 
-    q_in: Tensor
-    q_out: Tensor
+    q_in: Matrix
+    q_out: Matrix
 
     def raw(self, coordinates: Tensor) -> Tensor:
         """``Q_S C Q_A^T``, float64."""
-        return self.q_out.double() @ coordinates.double() @ self.q_in.double().T
+        inner, outer = self.q_in.to(coordinates.device), self.q_out.to(coordinates.device)
+        return rotated_back(rotated_back(coordinates.double().mT, outer).mT, inner)
+
+    def columns(self, rows: Tensor, columns: Tensor) -> Eigenbasis:
+        """Only the vectors that belong to some rows and columns of coordinates."""
+        return Eigenbasis(_columns(self.q_in, columns), _columns(self.q_out, rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +67,13 @@ class DenseBasis:
 
     def coordinates(self, gradients: Tensor) -> Tensor:
         """``vec(G) Q``, of the shape of the gradients and in the precision of ``q``."""
-        return (gradients.flatten(-2).to(self.q.dtype) @ self.q).reshape(gradients.shape)
+        q = self.q.to(gradients.device)
+        return (gradients.flatten(-2).to(q.dtype) @ q).reshape(gradients.shape)
 
     def raw(self, coordinates: Tensor) -> Tensor:
         """``Q vec(C)``, float64."""
         flat = coordinates.double().flatten(-2)
-        return (flat @ self.q.double().T).reshape(coordinates.shape)
+        return (flat @ self.q.to(flat.device).double().T).reshape(coordinates.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +115,7 @@ class GradientRotation:
     def __init__(self, bases: tuple[Basis, ...], rectangles: Rectangles | None = None) -> None:
         self._bases = bases
         self._rectangles = rectangles
-        self._rotated: tuple[Tensor, Tensor, Tensor] | None = None
+        self._rotated: tuple[Tensor, Matrix, Tensor] | None = None
 
     def __call__(self, pair: LayerPair) -> Tensor:
         """``[doc, d_out, d_in]`` coordinates of one layer's gradients."""
@@ -135,7 +142,7 @@ class GradientRotation:
             chosen = rows, columns
         if isinstance(basis, Eigenbasis):
             if chosen is not None:
-                basis = Eigenbasis(basis.q_in[:, chosen[1]], basis.q_out[:, chosen[0]])
+                basis = basis.columns(*chosen)
             return self._rotated_sides(pair, basis)
         dtype = torch.promote_types(pair.activations.dtype, torch.float32)
         left, right = pair.deltas.to(dtype), pair.activations.to(dtype)
@@ -150,23 +157,27 @@ class GradientRotation:
 
     def _rotated_sides(self, pair: LayerPair, basis: Eigenbasis) -> tuple[Tensor, Tensor, _Late]:
         """Both sides, rotated token by token where that is cheaper, and what is left to do."""
-        dtype = basis.q_in.dtype
+        dtype, device = basis.q_in.dtype, pair.deltas.device
+        q_in, q_out = basis.q_in.to(device), basis.q_out.to(device)
         activations, deltas = pair.activations.to(dtype), pair.deltas.to(dtype)
         early_in, early_out = _early(deltas.shape[1], basis)
 
         def late(gradient: Tensor) -> Tensor:
             if not early_in:
-                gradient = gradient @ basis.q_in
-            return gradient if early_out else torch.matmul(basis.q_out.T, gradient)
+                gradient = rotated(gradient, q_in)
+            if early_out:
+                return gradient
+            if isinstance(q_out, Tensor):
+                return torch.matmul(q_out.T, gradient)
+            return rotated(gradient.mT, q_out).mT
 
-        right = self._rotate_input(pair, activations, basis) if early_in else activations
-        return deltas @ basis.q_out if early_out else deltas, right, late
-
-    def _rotate_input(self, pair: LayerPair, activations: Tensor, basis: Eigenbasis) -> Tensor:
-        kept = self._rotated
-        if kept is None or kept[0] is not pair.activations or kept[1] is not basis.q_in:
-            kept = self._rotated = pair.activations, basis.q_in, activations @ basis.q_in
-        return kept[2]
+        right = activations
+        if early_in:
+            kept = self._rotated
+            if kept is None or kept[0] is not pair.activations or kept[1] is not basis.q_in:
+                kept = self._rotated = pair.activations, basis.q_in, rotated(activations, q_in)
+            right = kept[2]
+        return rotated(deltas, q_out) if early_out else deltas, right, late
 
 
 def _early(tokens: int, basis: Eigenbasis) -> tuple[bool, bool]:
@@ -175,12 +186,13 @@ def _early(tokens: int, basis: Eigenbasis) -> tuple[bool, bool]:
     Where only some basis vectors are used, one side at least.
     """
     (d_in, k_in), (d_out, k_out) = basis.q_in.shape, basis.q_out.shape
+    entries_in, entries_out = _entries(basis.q_in), _entries(basis.q_out)
 
     def cost(early: tuple[bool, bool]) -> int:
         into, out = early
         summed_in, summed_out = (k_in if into else d_in), (k_out if out else d_out)
-        before = (d_in * k_in if into else 0) + (d_out * k_out if out else 0)
-        after = (0 if into else d_in * k_in * summed_out) + (0 if out else d_out * k_out * k_in)
+        before = (entries_in if into else 0) + (entries_out if out else 0)
+        after = (0 if into else entries_in * summed_out) + (0 if out else entries_out * k_in)
         return tokens * (before + summed_in * summed_out) + after
 
     ways = [(True, True), (True, False), (False, True)]
@@ -188,7 +200,35 @@ def _early(tokens: int, basis: Eigenbasis) -> tuple[bool, bool]:
     return min([*ways, (False, False)] if whole else ways, key=cost)
 
 
-def bases_state(bases: tuple[Basis, ...]) -> dict[str, Tensor]:
+def _columns(q: Matrix, chosen: Tensor) -> Matrix:
+    if isinstance(q, Tensor):
+        return q[:, chosen.to(q.device)]
+    return BlockDiagonal(q.blocks, q.size, chosen)
+
+
+def _entries(q: Matrix) -> int:
+    """What a product with a vector costs."""
+    return q.numel() if isinstance(q, Tensor) else q.size * q.blocks.shape[2]
+
+
+def _stored(q: Matrix) -> Tensor:
+    return (q if isinstance(q, Tensor) else q.blocks).contiguous()
+
+
+def _read(tensors: Mapping[str, Tensor], name: str, layer: Layer, size: int) -> Matrix:
+    """A square of that size, or its blocks.
+
+    Raises:
+        CurvatureError: It is missing or of another size.
+    """
+    if name in tensors and tensors[name].ndim == 3:
+        width = tensors[name].shape[2]
+        count = -(-size // max(width, 1))
+        return BlockDiagonal(block(tensors, name, layer, (count, width, width)), size)
+    return block(tensors, name, layer, (size, size))
+
+
+def bases_state(bases: Sequence[Basis]) -> dict[str, Tensor]:
     """Tensors to store; inputs shared by layers are stored once."""
     tensors: dict[str, Tensor] = {}
     leaders: dict[int, int] = {}
@@ -196,9 +236,9 @@ def bases_state(bases: tuple[Basis, ...]) -> dict[str, Tensor]:
         if isinstance(basis, Eigenbasis):
             leader = leaders.setdefault(id(basis.q_in), i)
             if leader == i:
-                tensors[f"{i}.q_in"] = basis.q_in.contiguous()
+                tensors[f"{i}.q_in"] = _stored(basis.q_in)
             tensors[f"{i}.input_of"] = torch.tensor(leader)
-            tensors[f"{i}.q_out"] = basis.q_out.contiguous()
+            tensors[f"{i}.q_out"] = _stored(basis.q_out)
         elif isinstance(basis, DenseBasis):
             tensors[f"{i}.q"] = basis.q.contiguous()
     return tensors
@@ -218,14 +258,15 @@ def bases_from_state(
         CurvatureError: Tensors are missing or of the wrong shape for the layers.
     """
     bases: list[Basis] = []
+    shared: dict[int, Matrix] = {}
     for i, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
         d_out, d_in = layer.shape
         if kind is DenseBasis:
             bases.append(DenseBasis(block(tensors, f"{i}.q", layer, (layer.size, layer.size))))
         elif kind is Eigenbasis:
             leader = int(block(tensors, f"{i}.input_of", layer, ()))
-            q_in = block(tensors, f"{leader}.q_in", layer, (d_in, d_in))
-            bases.append(Eigenbasis(q_in, block(tensors, f"{i}.q_out", layer, (d_out, d_out))))
+            q_in = shared.setdefault(leader, _read(tensors, f"{leader}.q_in", layer, d_in))
+            bases.append(Eigenbasis(q_in, _read(tensors, f"{i}.q_out", layer, d_out)))
         else:
             bases.append(StandardBasis())
     return tuple(bases)

@@ -31,7 +31,9 @@ from wherefrom.curvature.bases import (
     bases_from_state,
     bases_state,
 )
+from wherefrom.curvature.fits import OnePass
 from wherefrom.curvature.fitted import (
+    Curvature,
     CurvatureKind,
     FittedCurvature,
     GradientLabels,
@@ -40,8 +42,8 @@ from wherefrom.curvature.fitted import (
     require_damping,
     singular,
 )
-from wherefrom.curvature.samples import keep_gradients, row_blocks, squared_norms
-from wherefrom.gradients.fisher import PairSource
+from wherefrom.curvature.memory import Room
+from wherefrom.curvature.samples import KeptGradients, kept_fit, row_blocks, squared_norms
 from wherefrom.gradients.layers import Layer
 
 __all__ = ["LARGEST_WHITENED_BLOCK", "DataInf", "FittedDataInf"]
@@ -51,7 +53,7 @@ LARGEST_WHITENED_BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class DataInf:
+class DataInf(Curvature):
     """How to fit DataInf.
 
     Attributes:
@@ -61,21 +63,22 @@ class DataInf:
     damping: float = 0.1
 
     labels: ClassVar[GradientLabels] = "own"
-    passes: ClassVar[int] = 1
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedDataInf:
-        """One pass over the documents' own gradients.
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> OnePass[KeptGradients]:
+        """One pass over the documents' own gradients."""
 
-        Raises:
-            CurvatureError: They do not fit in memory or are not finite, a layer takes no part or
-                is never reached, or the damping is not positive.
-        """
-        require_damping(self.damping)
-        gradients, seen = keep_gradients(source, "datainf", documents)
+        def finish(kept: KeptGradients) -> FittedDataInf:
+            return self._fitted(layers, kept.gradients(), kept.documents)
+
+        return kept_fit(layers, "datainf", room, finish)
+
+    def _fitted(
+        self, layers: tuple[Layer, ...], gradients: tuple[Tensor, ...], seen: int
+    ) -> FittedDataInf:
         squared = tuple(squared_norms(g) for g in gradients)
         bases: list[Basis] = []
         shrunk: list[Tensor | None] = []
-        for layer, g, squares in zip(source.layers, gradients, squared, strict=True):
+        for layer, g, squares in zip(layers, gradients, squared, strict=True):
             lam = _lambda(layer, squares, seen, self.damping)
             if layer.size > LARGEST_WHITENED_BLOCK:
                 bases.append(StandardBasis())
@@ -91,7 +94,7 @@ class DataInf:
             least = lam / (lam + float(squares.max()))
             shrunk.append((1.0 - values).clamp_(min=least).reshape(layer.shape))
         return FittedDataInf(
-            source.layers,
+            layers,
             gradients,
             squared,
             tuple(bases),

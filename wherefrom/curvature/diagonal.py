@@ -7,17 +7,18 @@ from typing import ClassVar
 
 import torch
 
-from wherefrom.curvature.bases import GradientRotation, StandardBasis
+from wherefrom.curvature.bases import StandardBasis
 from wherefrom.curvature.eigen import FittedEigen
-from wherefrom.curvature.ekfac import mean_squares
-from wherefrom.curvature.fitted import GradientLabels, require_damping
-from wherefrom.gradients.fisher import PairSource
+from wherefrom.curvature.fits import EigenFit, NoPass
+from wherefrom.curvature.fitted import Curvature, GradientLabels
+from wherefrom.curvature.memory import Room
+from wherefrom.gradients.layers import Layer
 
 __all__ = ["Diagonal", "Identity"]
 
 
 @dataclass(frozen=True, slots=True)
-class Diagonal:
+class Diagonal(Curvature):
     """The mean squared gradient, entry by entry.
 
     Attributes:
@@ -27,22 +28,14 @@ class Diagonal:
     damping: float = 0.1
 
     labels: ClassVar[GradientLabels] = "model"
-    passes: ClassVar[int] = 1
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedEigen:
-        """One pass over pseudo-gradients.
-
-        Raises:
-            CurvatureError: Gradients are not finite, a layer takes no part, or nothing reaches it.
-        """
-        require_damping(self.damping)
-        bases = tuple(StandardBasis() for _ in source.layers)
-        eigenvalues, seen = mean_squares(source, GradientRotation(bases))
-        return FittedEigen.fitted("diagonal", source.layers, bases, eigenvalues, seen, self.damping)
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> EigenFit:
+        """One pass over pseudo-gradients."""
+        return EigenFit("diagonal", layers, self.damping, ["squares"], room)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Curvature):
     """No curvature: scores are gradient dot products ("Hessian-free").
 
     Attributes:
@@ -52,12 +45,9 @@ class Identity:
     damping: float = 0.0
 
     labels: ClassVar[GradientLabels] = "none"
-    passes: ClassVar[int] = 0
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedEigen:
-        """Nothing to fit: the source is not run."""
-        bases = tuple(StandardBasis() for _ in source.layers)
-        ones = tuple(
-            torch.ones((), dtype=torch.float64).expand(layer.shape) for layer in source.layers
-        )
-        return FittedEigen.fitted("identity", source.layers, bases, ones, 0, self.damping)
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> NoPass:
+        """Nothing to fit: no document is looked at."""
+        bases = tuple(StandardBasis() for _ in layers)
+        ones = tuple(torch.ones((), dtype=torch.float64).expand(layer.shape) for layer in layers)
+        return NoPass(FittedEigen.fitted("identity", layers, bases, ones, 0, self.damping))

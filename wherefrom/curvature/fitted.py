@@ -17,27 +17,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from wherefrom.curvature.memory import Room
 from wherefrom.errors import CurvatureError
 from wherefrom.gradients.extractor import LayerPair
 from wherefrom.gradients.fisher import PairSource
 from wherefrom.gradients.layers import Layer
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "Coordinates",
     "Curvature",
     "CurvatureKind",
+    "Fit",
     "FittedCurvature",
     "GradientLabels",
     "Rectangles",
+    "Statistics",
     "block",
     "require_damping",
     "require_finite",
     "singular",
+    "takes_no_part",
 ]
 
 CurvatureKind = Literal["ekfac", "kfac", "diagonal", "identity", "datainf", "lissa", "exact"]
@@ -139,35 +147,174 @@ class FittedCurvature(ABC):
         """Tensors to store."""
 
 
-class Curvature(Protocol):
-    """How to fit a curvature.
+class Statistics(Protocol):
+    """What one pass over some documents leaves: sums, or gradients one by one.
+
+    Those of documents that follow one another may be gathered apart and merged; merged in one fixed
+    order they are the same to the last bit, wherever each was gathered.
+
+    Attributes:
+        documents: How many documents were seen; who runs the pass counts them.
+    """
+
+    documents: int
+
+    def add(self, pair: LayerPair) -> None:
+        """Take in one layer's pairs of a batch.
+
+        Raises:
+            CurvatureError: They do not fit in memory, or not to those before them.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, counts too, as CPU tensors."""
+        ...
+
+    def merge(self, later: Self) -> None:
+        """Take in the statistics of the documents that follow; ``later`` is given up for it.
+
+        Raises:
+            CurvatureError: Both together do not fit in memory, or do not go together.
+        """
+        ...
+
+
+_Statistics = TypeVar("_Statistics", bound=Statistics)
+
+
+class Fit(ABC, Generic[_Statistics]):
+    """A fit under way: some passes over the documents are done, others to come.
+
+    Attributes:
+        passes: How many passes there are.
+        done: How many of them are done.
+    """
+
+    passes: int
+    done: int
+
+    @abstractmethod
+    def statistics(self) -> _Statistics:
+        """Empty ones, for the pass that comes next."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> _Statistics:
+        """Statistics of the pass that comes next, from their ``state``.
+
+        They stay where they are, on whichever device; memory that is mapped from a file is not
+        copied before it is written to.
+
+        Raises:
+            CurvatureError: Tensors are missing or of the wrong shape for the layers.
+        """
+
+    @abstractmethod
+    def finish_pass(self, statistics: _Statistics) -> None:
+        """End a pass with the statistics of all documents, which are given up for it.
+
+        Raises:
+            CurvatureError: A layer takes no part or nothing reaches it, statistics are not finite,
+                or what follows from them does not fit in memory.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What those who run the next pass need, and no more, to be given to ``resume``."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on, as a fit that has just begun, from another's ``state``.
+
+        Raises:
+            CurvatureError: Tensors are missing or of the wrong shape for the layers.
+        """
+
+    @abstractmethod
+    def result(self) -> FittedCurvature:
+        """The fitted curvature, once ``done == passes``."""
+
+
+class Curvature(ABC):
+    """How to fit a curvature: a number of passes over documents.
 
     Attributes:
         damping: ``lambda_l`` in units of the layer's mean eigenvalue.
         labels: What it is fitted on.
-        passes: How often the fit goes over the documents.
     """
 
+    damping: float
     labels: ClassVar[GradientLabels]
-    passes: ClassVar[int]
 
-    @property
-    def damping(self) -> float:
-        """``lambda_l`` in units of the layer's mean eigenvalue."""
-        ...
+    def begin(
+        self,
+        layers: tuple[Layer, ...],
+        *,
+        documents: int | None = None,
+        memory: int | None = None,
+        folder: Path | None = None,
+    ) -> Fit[Any]:
+        """A fit of which no pass is done.
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedCurvature:
-        """Fit on the pairs of a source.
+        Args:
+            layers: The layers, in the order of ``LayerPair.layer``.
+            documents: How many there will be, to refuse in time what would not fit in memory.
+            memory: Bytes that factors may take; half of the machine's by default.
+            folder: Where to put what is finished and would fill that memory.
+
+        Raises:
+            CurvatureError: The damping is not allowed, or the memory too little.
+        """
+        require_damping(self.damping)
+        return self._begin(layers, Room(documents, memory, folder))
+
+    def resume(
+        self,
+        layers: tuple[Layer, ...],
+        state: Mapping[str, Tensor],
+        *,
+        documents: int | None = None,
+        memory: int | None = None,
+        folder: Path | None = None,
+    ) -> Fit[Any]:
+        """A fit of which some passes are done, from its ``state``; all else as it began.
+
+        Raises:
+            CurvatureError: Tensors are missing or of the wrong shape for the layers.
+        """
+        fit = self.begin(layers, documents=documents, memory=memory, folder=folder)
+        fit.restore(state)
+        return fit
+
+    @abstractmethod
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> Fit[Any]:
+        """A fit of which no pass is done."""
+
+    def fit(
+        self,
+        source: PairSource,
+        *,
+        documents: int | None = None,
+        memory: int | None = None,
+        folder: Path | None = None,
+    ) -> FittedCurvature:
+        """All passes over one source.
 
         Args:
             source: Pseudo-gradients or own gradients, as ``labels`` says.
-            documents: How many the source will give, to refuse in time what would not fit in
-                memory.
+            documents: As for :meth:`begin`, as are the others.
+            memory: Bytes that factors may take.
+            folder: Where to put what is finished.
 
         Raises:
             CurvatureError: The fit fails; the layer is named.
         """
-        ...
+        fit = self.begin(source.layers, documents=documents, memory=memory, folder=folder)
+        while fit.done < fit.passes:
+            statistics = fit.statistics()
+            statistics.documents += source.run(statistics.add)
+            fit.finish_pass(statistics)
+        return fit.result()
 
 
 def block(tensors: Mapping[str, Tensor], name: str, layer: Layer, shape: tuple[int, ...]) -> Tensor:
@@ -213,6 +360,13 @@ def singular(layer: Layer, *, dead: bool) -> CurvatureError:
         )
     return CurvatureError(
         f"the curvature of layer {layer.name!r} is singular and damping is 0; give a damping > 0"
+    )
+
+
+def takes_no_part(layer: Layer) -> CurvatureError:
+    """What to raise for a layer that no gradient came from."""
+    return CurvatureError(
+        f"layer {layer.name!r} takes no part in the model's output; leave it out of layers"
     )
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from wherefrom.curvature.eigen import FittedEigen
-from wherefrom.curvature.fitted import GradientLabels, require_damping
-from wherefrom.curvature.kronecker import fit_factors
-from wherefrom.gradients.fisher import PairSource
+from wherefrom.curvature.fits import EigenFit
+from wherefrom.curvature.fitted import Curvature, GradientLabels
+from wherefrom.curvature.memory import Room
+from wherefrom.gradients.layers import Layer
 
 __all__ = ["KFAC"]
 
 
 @dataclass(frozen=True, slots=True)
-class KFAC:
+class KFAC(Curvature):
     """How to fit K-FAC.
 
     Attributes:
@@ -31,19 +29,7 @@ class KFAC:
     damping: float = 0.1
 
     labels: ClassVar[GradientLabels] = "model"
-    passes: ClassVar[int] = 1
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedEigen:
-        """One pass over pseudo-gradients.
-
-        Raises:
-            CurvatureError: A factor is not finite, a layer takes no part, or nothing reaches it.
-        """
-        require_damping(self.damping)
-        factors, seen = fit_factors(source)
-        eigenvalues = tuple(
-            factor.positions / seen * torch.outer(factor.values_out, factor.values_in)
-            for factor in factors
-        )
-        bases = tuple(factor.basis for factor in factors)
-        return FittedEigen.fitted("kfac", source.layers, bases, eigenvalues, seen, self.damping)
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> EigenFit:
+        """One pass over pseudo-gradients."""
+        return EigenFit("kfac", layers, self.damping, ["factors"], room)

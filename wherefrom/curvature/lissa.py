@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from wherefrom.curvature.bases import GradientRotation, StandardBasis
+from wherefrom.curvature.fits import OnePass
 from wherefrom.curvature.fitted import (
+    Curvature,
     CurvatureKind,
     FittedCurvature,
     GradientLabels,
@@ -29,9 +31,8 @@ from wherefrom.curvature.fitted import (
     require_damping,
     singular,
 )
-from wherefrom.curvature.memory import require_memory
-from wherefrom.curvature.samples import keep_gradients, squared_norms
-from wherefrom.gradients.fisher import PairSource
+from wherefrom.curvature.memory import Room, require_memory
+from wherefrom.curvature.samples import KeptGradients, kept_fit, squared_norms
 from wherefrom.gradients.layers import Layer
 
 __all__ = ["MOST_ITERATIONS", "TOLERANCE", "FittedLiSSA", "LiSSA"]
@@ -48,7 +49,7 @@ _CHECK_EVERY = 25
 
 
 @dataclass(frozen=True, slots=True)
-class LiSSA:
+class LiSSA(Curvature):
     """How to fit LiSSA.
 
     Attributes:
@@ -62,25 +63,31 @@ class LiSSA:
     most_iterations: int = MOST_ITERATIONS
 
     labels: ClassVar[GradientLabels] = "model"
-    passes: ClassVar[int] = 1
 
-    def fit(self, source: PairSource, *, documents: int | None = None) -> FittedLiSSA:
-        """One pass over pseudo-gradients; some are solved to report the residual.
+    def _begin(self, layers: tuple[Layer, ...], room: Room) -> OnePass[KeptGradients]:
+        """One pass over pseudo-gradients; some are solved to report the residual."""
 
-        Raises:
-            CurvatureError: They do not fit in memory or are not finite, a layer takes no part or
-                is never reached, or the damping is not positive.
-        """
-        require_damping(self.damping)
-        gradients, seen = keep_gradients(source, "lissa", documents)
+        def finish(kept: KeptGradients) -> FittedLiSSA:
+            return self._fitted(layers, kept.gradients(), kept.documents, room.memory)
+
+        return kept_fit(layers, "lissa", room, finish)
+
+    def _fitted(
+        self,
+        layers: tuple[Layer, ...],
+        gradients: tuple[Tensor, ...],
+        seen: int,
+        memory: int | None,
+    ) -> FittedLiSSA:
         require_memory(
             sum(8 * min(g.shape) ** 2 for g in gradients),
             "the Gram matrices of the gradients that curvature='lissa' keeps",
             "fit on fewer documents (fit_documents=), or give curvature='ekfac'",
             gradients[0].device,
+            memory,
         )
         made = FittedLiSSA(
-            source.layers,
+            layers,
             gradients,
             tuple(_largest_eigenvalue(g, seen) for g in gradients),
             tuple(float(squared_norms(g).sum()) / seen for g in gradients),

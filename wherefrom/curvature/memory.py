@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from wherefrom.errors import CurvatureError
 
-__all__ = ["require_memory"]
+__all__ = ["Room", "require_memory"]
 
 _SHARE = 0.5
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a fit may take.
+
+    Attributes:
+        documents: How many documents there will be, if that is known.
+        memory: Bytes that factors may take; half of the machine's memory by default.
+        folder: Where to put what is finished and would fill that memory.
+    """
+
+    documents: int | None = None
+    memory: int | None = None
+    folder: Path | None = None
+
+    def put(self, name: str, tensor: Tensor) -> Tensor:
+        """What is finished: where memory is bounded, mapped from a file of the folder.
+
+        Args:
+            name: Of the file, which is replaced if it is there.
+            tensor: What it is to hold.
+        """
+        if self.memory is None or self.folder is None:
+            return tensor
+        path, partial = (self.folder / f"{name}.{end}" for end in ("safetensors", "partial"))
+        save_file({name: tensor.contiguous()}, partial)
+        partial.replace(path)  # Never in place: who maps the old file keeps it.
+        return load_file(path)[name]
 
 
 def _limit(device: torch.device) -> int:
@@ -27,19 +59,22 @@ def _limit(device: torch.device) -> int:
     return int(_SHARE * (min(physical, int(allowed)) if allowed.strip().isdigit() else physical))
 
 
-def require_memory(needed: int, what: str, remedy: str, device: torch.device) -> None:
-    """Refuse what needs more than half of the device's memory.
+def require_memory(
+    needed: int, what: str, remedy: str, device: torch.device, bound: int | None = None
+) -> None:
+    """Refuse what needs more than is allowed.
 
     Args:
         needed: Bytes.
         what: What would need them, to begin the message with.
         remedy: What to do instead, to end it with.
         device: Where they would be.
+        bound: How many are allowed; half of the device's memory by default.
 
     Raises:
         CurvatureError: They are too many.
     """
-    limit = _limit(device)
+    limit = _limit(device) if bound is None else bound
     if needed > limit:
         raise CurvatureError(
             f"{what} would need {needed / 2**30:.1f} GiB of memory, more than the "

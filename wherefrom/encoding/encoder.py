@@ -105,7 +105,8 @@ class Encoder:
 
         def scaled(layer: int, coordinates: Tensor) -> Tensor:
             flat = coordinates.mul_(self.scaling(layer, coordinates)).flatten(1)
-            squares.add_(torch.linalg.vector_norm(flat, dim=1).double().square())
+            norms = torch.linalg.vector_norm(flat, dim=1)
+            squares.add_(norms.double().square().to(squares.device))
             return flat
 
         reduced, nats = self._reduced(extractor, batch, scaled, self.reduction.rectangles)
@@ -206,7 +207,7 @@ class Encoder:
 
         def add(pair: LayerPair) -> None:
             nonlocal buffer
-            flat = scaled(pair.layer, coordinates(pair))
+            flat = scaled(pair.layer, coordinates(pair)).to(extractor.device)
             if buffer is None:
                 buffer = self.reduction.buffer(len(batch), flat)
             self.reduction.add(pair.layer, flat, buffer)

@@ -21,6 +21,7 @@ __all__ = ["ENCODER_FILE", "load_encoder", "save_encoder"]
 ENCODER_FILE = "encoder.safetensors"
 _CURVATURE = "curvature."
 _PCA = "pca.basis"
+_NUMBERS = (torch.float32, torch.float64)
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
@@ -58,14 +59,21 @@ def load_encoder(
         device: Where to put it.
 
     Raises:
-        IntegrityError: The file is missing or is no safetensors file.
+        IntegrityError: The file is missing, is no safetensors file, or holds other numbers than an
+            encoder's.
         CurvatureError: It does not fit the layers.
         WherefromError: It does not fit the stages.
     """
     try:
         stored = load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"{path} cannot be read ({error}); build the index again") from error
+    for name, tensor in stored.items():
+        if tensor.dtype not in (_NUMBERS if tensor.ndim > 1 else (*_NUMBERS, torch.int64)):
+            raise IntegrityError(
+                f"{path} holds {tensor.dtype} numbers in {name[:80]!r}, which no encoder does; "
+                "build the index again"
+            )
     basis = stored.pop(_PCA, None)
     tensors = {name.removeprefix(_CURVATURE): tensor for name, tensor in stored.items()}
     curvature = curvature_from_state(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from wherefrom.errors import WherefromError
@@ -65,6 +65,15 @@ class Stages:
                 f"pca={self.pca} is not possible; give 1 to {self.reduced}, what the reduction "
                 "leaves"
             )
+
+    @classmethod
+    def of(cls, record: object) -> Stages:
+        """The stages of a record that has attributes of the same names, as a manifest's.
+
+        Raises:
+            WherefromError: They are not allowed.
+        """
+        return cls(**{field.name: getattr(record, field.name) for field in fields(cls)})
 
     @property
     def dimension(self) -> int:

@@ -127,7 +127,7 @@ def index_fidelity(
     encoder = index.manifest.encoder
     return Evidence(
         "fidelity",
-        f"{index.manifest.model.architecture}, {index.path.name}",
+        f"{index.manifest.model.architecture}, {index.location.name}",
         (*means, *figures),
         {
             "documents": len(index),

@@ -165,20 +165,16 @@ def _column(index: Index, name: str) -> NDArray[np.bool_]:
     known = list(index.manifest.metadata)
     if name not in known:
         raise EvaluationError(
-            f"truth={name!r} is no metadata column of {index.path}; it has {known}"
+            f"truth={name!r} is no metadata column of {index.location}; it has {known}"
         )
-    values = [
-        (doc_id, metadata[name])
-        for rows in index.table.batches(1024, fields=["doc_ids", "metadata"])
-        for doc_id, metadata in zip(rows.doc_ids, rows.metadata, strict=True)
-    ]
-    for doc_id, value in values:
+    values = index.table.facts.column(name)
+    for doc_id, value in zip(index.doc_ids(), values, strict=True):
         if not isinstance(value, bool):
             raise EvaluationError(
                 f"the column {name!r} of document {doc_id!r} is {value!r}; truth must be true or "
                 "false of every document"
             )
-    return np.array([value for _, value in values], np.bool_)
+    return np.array(values, np.bool_)
 
 
 def _found(scores: NDArray[np.float64], flawed: NDArray[np.bool_], share: float) -> float:

@@ -89,7 +89,7 @@ class Subject:
         rows = [rows for _, rows in row_blocks(index.table)]
         doc_ids = [doc_id for block in rows for doc_id in block.doc_ids]
         asked = index.questions(queries)
-        name = name or f"{index.manifest.model.architecture}, {index.path.name}"
+        name = name or f"{index.manifest.model.architecture}, {index.location.name}"
         if index.manifest.inputs is None:
             documents = [document for block in rows for document in block.documents()]
             return _of_documents(name, extractor, documents, asked)

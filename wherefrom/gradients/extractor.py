@@ -29,6 +29,7 @@ from wherefrom.errors import ModelError
 from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.kinds import Kind
 from wherefrom.gradients.layers import Layer, tapped_modules
+from wherefrom.gradients.memory import no_room, out_of_memory
 from wherefrom.gradients.objectives import Objective
 
 __all__ = ["Consumer", "Forward", "GradientExtractor", "LayerPair"]
@@ -37,6 +38,8 @@ __all__ = ["Consumer", "Forward", "GradientExtractor", "LayerPair"]
 @dataclass(frozen=True, slots=True)
 class LayerPair:
     """One layer's share of a batch's gradients: ``sum_t delta_t a_t^T`` for each document.
+
+    Both are on the device that the layer is on, where a model is spread over several.
 
     Attributes:
         layer: Position of the layer in the extractor's ``layers``.
@@ -175,7 +178,7 @@ class Forward:
             last: Whether the graph may be freed.
 
         Raises:
-            ModelError: No selected layer takes part in the outputs.
+            ModelError: No selected layer takes part in the outputs, or memory runs out.
         """
         waiting: list[list[_Call]] = [[] for _ in self._layers]
         to_come = self._readers.copy()
@@ -203,6 +206,10 @@ class Forward:
                 retain_graph=not last,
                 allow_unused=True,
             )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise no_room(len(self.batch)) from error
         finally:
             self._recorder.deliver = None
             self._shared.clear()
@@ -231,7 +238,7 @@ class Forward:
                 ones = activations.new_ones((*activations.shape[:2], 1))
                 activations = torch.cat([activations, ones], 2)
             if mask is not None:
-                activations = activations * mask.unsqueeze(2)
+                activations = activations * mask.unsqueeze(2).to(activations.device)
         if shared:
             self._shared[leader] = activations
         positions = deltas.shape[0] * deltas.shape[1] if mask is None else int(mask.sum())
@@ -311,7 +318,7 @@ class GradientExtractor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
+        """Where the model's inputs go: where its first weights are."""
         return next(self.model.parameters()).device
 
     @contextmanager
@@ -347,7 +354,8 @@ class GradientExtractor:
         """Run the model on a batch, inside :meth:`session`, with every selected layer tapped.
 
         Raises:
-            ModelError: The model fails on these inputs, or its outputs are not a row a document.
+            ModelError: The model fails on these inputs, memory runs out, or its outputs are not a
+                row a document.
         """
         batch = batch.to(self.device)
         recorder = _Recorder(len(self.layers), self.device)
@@ -355,7 +363,9 @@ class GradientExtractor:
         try:
             with torch.enable_grad():
                 outputs = self.objective.outputs(self.model, batch)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+            if out_of_memory(error):
+                raise no_room(len(batch)) from error
             raise ModelError(
                 f"{type(self.model).__name__} cannot run on inputs of shape "
                 f"{tuple(batch.inputs.shape)} and type {batch.inputs.dtype}: "

@@ -94,7 +94,8 @@ def load_model(
         model: A module (also a ``peft.PeftModel``), taken as it is; or the path or cached id of a
             saved causal language model, sequence classifier or masked language model, opened as
             what its configuration says it is; or that of a saved LoRA adapter.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        device: ``auto``, ``cpu``, ``cuda``, ...; a module that is spread over several devices
+            stays there.
         base: The model that the adapter was trained on; by default the one it names. A module is
             copied, and keeps its precision.
         dtype: Precision of the weights that are loaded: ``float32``, ``bfloat16``, ``float16`` or
@@ -207,7 +208,24 @@ def _handed_over(module: nn.Module, place: torch.device) -> LoadedModel:
         if len(types) == 1 and types <= set(DTYPES.values()) and architecture in saved[:1]:
             source = str(Path(name).resolve())
     task = None if name is None else task_of(architecture)
-    return LoadedModel(module.to(place), None, source, task)
+    return LoadedModel(_placed(module, place), None, source, task)
+
+
+def _placed(module: nn.Module, place: torch.device) -> nn.Module:
+    """The module on a device; one that is spread over several (``device_map``) stays where it is.
+
+    Raises:
+        ModelError: Some of its weights are on no device.
+    """
+    devices = {parameter.device for parameter in module.parameters()}
+    if any(device.type == "meta" for device in devices):
+        raise ModelError(
+            "some weights of the model are not in memory: device_map left them on the disk, or "
+            "they were never loaded, and gradients go through all of them; load the model where "
+            "it fits whole, in bfloat16 if need be, on several GPUs (device_map='balanced') or "
+            "the CPU (device_map='cpu')"
+        )
+    return module if len(devices) > 1 else module.to(place)
 
 
 def _task_of_folder(folder: Path) -> Task:
@@ -258,7 +276,7 @@ def _load_adapter(
         )
         tokenizer = load_tokenizer(base_source, source)
     adapted = attach_adapter(module, adapter, name)
-    return LoadedModel(adapted.to(place), tokenizer, base_source, task, source)
+    return LoadedModel(_placed(adapted, place), tokenizer, base_source, task, source)
 
 
 def _base_of(adapter: Adapter, base: str | os.PathLike[str] | None) -> tuple[Path, str]:

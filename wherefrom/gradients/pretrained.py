@@ -7,6 +7,7 @@ refused, since transformers would draw those at random and go on.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wherefrom.errors import ModelError
@@ -78,17 +78,47 @@ def config_of(folder: Path) -> PretrainedConfig:
     """The configuration of a saved model.
 
     Raises:
-        ModelError: There is none, or it cannot be read without running code.
+        ModelError: There is none, or it cannot be read without running code or fetching any.
     """
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise ModelError(f"{folder} holds no config.json; give the folder of a saved model")
+    _require_no_fetching(file)
     with one_line(str(folder), "model"):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     return config
+
+
+def _require_no_fetching(file: Path) -> None:
+    """Refuse a configuration that has transformers fetch compiled code: kernels of the hub.
+
+    Such a name holds a slash (``owner/kernel``); quantised weights bring kernels of their own.
+    """
+    try:
+        fields = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read ({error}); save the model again") from error
+    open_parts = [fields]
+    while open_parts:
+        part = open_parts.pop()
+        if not isinstance(part, dict):
+            continue
+        for key, value in part.items():
+            if key == "quantization_config" and value:
+                raise ModelError(
+                    f"{file} is of quantised weights, through which gradients are not taken; give "
+                    "the model before it was quantised"
+                )
+            if "_implementation" in key and "/" in json.dumps(value):
+                raise ModelError(
+                    f"{file} names code of the hub ({key}: {json.dumps(value)[:80]}), which is "
+                    "never fetched; remove that line"
+                )
+            open_parts.append(value)
 
 
 def task_of(architecture: str) -> Task | None:
@@ -226,7 +256,6 @@ def one_line(source: str, what: str) -> Iterator[None]:
     Raises:
         ModelError: Loading failed.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -236,15 +265,7 @@ def one_line(source: str, what: str) -> Iterator[None]:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
+    except Exception as error:  # A broken folder makes transformers fail in every way there is.
         first = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
         raise ModelError(
             f"cannot load {source!r} as a {what}: {first} (nothing is downloaded: give the folder "

@@ -77,7 +77,7 @@ def background(
                 for batch in query_batches(source, asked)
             ]
         )
-    own = table.rows(np.flatnonzero(asked), fields=["content_hashes"]).content_hashes
+    own = table.rows(np.flatnonzero(asked)).content_hashes
     lengths = np.linalg.norm(queries, axis=1)
     sampled: list[NDArray[np.float64]] = []
     ends = {sign: _Strongest(len(queries)) for sign in (1, -1)}

@@ -1,80 +1,72 @@
-"""The build: corpus -> curvature (two passes) -> encoder -> vectors, shard by shard -> manifest.
+"""The build: corpus -> curvature -> encoder -> rows of shards -> scan copy -> manifest.
 
 The index directory is marked as a build in progress before anything else is written and becomes an
-index when its manifest is, last of all. A build that fails takes back what it made; one that is
-interrupted leaves a directory that says it is unfinished. With ``overwrite`` the new index
-is built beside the old one, which is replaced only when the new one is complete.
+index when its manifest is, last of all. Every step leaves what it made in the ledger
+(:mod:`wherefrom.indexer.ledger`), and what is there already is not made again: a build that was
+interrupted anywhere goes on when the same command is given again, and ends with the same bits as
+one that was not. With ``overwrite`` the new index is built beside the old one, which is replaced
+only when the new one is complete.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeGuard, cast
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from wherefrom.curvature.fitted import Curvature, FittedCurvature
-from wherefrom.curvature.kinds import make_curvature
-from wherefrom.encoding.encoder import Encoder
+from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
-from wherefrom.errors import ModelError
-from wherefrom.gradients.batches import Batch
-from wherefrom.gradients.examples import batches, documents_at_once
-from wherefrom.gradients.extractor import GradientExtractor
-from wherefrom.gradients.fisher import Fisher, PseudoGradients, default_fisher
-from wherefrom.gradients.layers import select_layers
-from wherefrom.gradients.models import LoadedModel, ModelSource, load_model
-from wherefrom.gradients.objectives import (
-    CausalLM,
-    Classification,
-    MaskedLM,
-    Objective,
-    SequenceClassification,
-    TextObjective,
-)
+from wherefrom.errors import IntegrityError
+from wherefrom.gradients.models import ModelSource
+from wherefrom.gradients.objectives import Objective
 from wherefrom.indexer.background import background, seconds_per_document
 from wherefrom.indexer.choice import Chosen, EncoderChoice
-from wherefrom.indexer.corpus import Corpus
-from wherefrom.indexer.options import BuildOptions
-from wherefrom.indexer.prepare import Skipped, bind_to_text, passages
-from wherefrom.indexer.provenance import (
-    curvature_record,
-    encoder_record,
-    layer_records,
-    model_record,
-    now,
-    versions,
+from wherefrom.indexer.committing import encode_documents
+from wherefrom.indexer.executors import Executor, make_executor
+from wherefrom.indexer.fitting import fit_curvature
+from wherefrom.indexer.job import Job, ModelChoice
+from wherefrom.indexer.ledger import (
+    COMMITTED,
+    CURVATURE,
+    CURVATURE_FILE,
+    ENCODER,
+    MEASURED,
+    Committed,
+    EncoderPlan,
+    Measured,
 )
-from wherefrom.indexer.sources import Source, TensorSource, TextSource, sample
-from wherefrom.indexer.vacuity import VACUOUS, gradient_dot_correlation
+from wherefrom.indexer.options import BuildOptions
+from wherefrom.indexer.plan import (
+    BLOCK,
+    encode_shard_size,
+)
+from wherefrom.indexer.planning import Documents, Planner, are_tensors
+from wherefrom.indexer.provenance import encoder_record, layer_records, model_record, now, versions
+from wherefrom.indexer.vacuity import vacuity_note
 from wherefrom.indexer.workplace import refuse_taken_path, workplace
-from wherefrom.records import Document, Progress
+from wherefrom.indexer.workshop import Workshop
+from wherefrom.records import Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
     CorpusRecord,
+    CurvatureRecord,
     DocumentTable,
     Manifest,
+    ModelRecord,
     ObjectiveRecord,
     ScanCopy,
     file_sha256,
+    state,
     write_atomically,
 )
 
-__all__ = ["Documents", "IndexBuilder"]
-
-Documents = str | os.PathLike[str] | Iterable[Document] | tuple[Tensor, Tensor]
-
-_SHARD_BYTES = 1 << 26
-_LONGEST_SHARD = 1024
-_SAMPLE, _SMALLEST_SAMPLE = 48, 6
-_SAMPLE_POSITIONS = 2048
+__all__ = ["IndexBuilder"]
 
 
 class IndexBuilder:
@@ -91,8 +83,14 @@ class IndexBuilder:
         base_model: The model that an adapter is for, if not the one it names.
         dtype: Precision of weights that are loaded.
         device: Where to run.
-        overwrite: Whether an index at ``path`` may be replaced.
+        overwrite: Whether an index at ``path`` may be replaced, or a build of something else.
+        resume: Whether an interrupted build at ``path`` is gone on with.
         metadata_columns: For a corpus from a path, the columns to keep.
+        executor: What carries out the work, or its name; ``torchrun`` by default where torchrun
+            started this process, else ``serial``.
+        workers: How many tasks run at once.
+        threads: Of torch in each worker.
+        factor_memory: Bytes that the curvature's factors may take.
         progress: Told how far the work is.
         replay: The command that builds the index again, for the manifest.
 
@@ -114,7 +112,12 @@ class IndexBuilder:
         dtype: str = "float32",
         device: str = "auto",
         overwrite: bool = False,
+        resume: bool = True,
         metadata_columns: Collection[str] | None = None,
+        executor: str | Executor | None = None,
+        workers: int | None = None,
+        threads: int | None = None,
+        factor_memory: int | None = None,
         progress: Progress | None = None,
         replay: str | None = None,
     ) -> None:
@@ -124,29 +127,34 @@ class IndexBuilder:
         self._metadata_columns = metadata_columns
         self._progress = progress or (lambda phase, done, total: None)
         self._replay = replay
+        self._overwrite = overwrite
+        self._resume = resume
+        self._threads = threads
+        self._factor_memory = factor_memory
         refuse_taken_path(self._path, overwrite=overwrite)
-        self._loaded = load_model(model, device, base=base_model, dtype=dtype)
-        tensors = _are_tensors(documents)
-        if objective is not None and not isinstance(objective, Objective):
-            raise ModelError(
-                f"objective is {objective!r}; give an object, such as wf.CausalLM() or your own"
-            )
-        if objective is None:
-            objective = Classification() if tensors else _objective_for(self._loaded, options.seed)
-        if not tensors:
-            objective = bind_to_text(objective, self._loaded, context)
-        elif isinstance(objective, TextObjective):
-            raise ModelError(
-                f"{type(objective).__name__} reads text, the documents are tensors; give "
-                "objective=wf.Classification() or another over tensors"
-            )
-        layers = select_layers(self._loaded.module, options.layers)
-        self._extractor = GradientExtractor(self._loaded.module, objective, layers)
+        self._choice = ModelChoice(
+            model,
+            base_model,
+            dtype,
+            device,
+            objective,
+            context,
+            options.layers,
+            tensors=are_tensors(documents),
+            seed=options.seed,
+        )
+        self._prepared = self._choice.prepare()
+        self._extractor = self._prepared.extractor
+        self._executor = (
+            make_executor(executor, workers=workers, threads=threads or torch.get_num_threads())
+            if executor is None or isinstance(executor, str)
+            else executor
+        )
 
     @property
     def model(self) -> nn.Module:
         """The model, loaded."""
-        return self._loaded.module
+        return self._prepared.loaded.module
 
     @property
     def objective(self) -> Objective:
@@ -154,209 +162,188 @@ class IndexBuilder:
         return self._extractor.objective
 
     def run(self) -> Path:
-        """Build the index and return its path.
+        """Build the index, or go on building it, and return its path.
 
         Raises:
-            WherefromError: Something is wrong with the corpus, the model or the disk; what was
-                built is removed.
+            WherefromError: Something is wrong with the corpus, the model or the disk.
         """
-        mark = {
+        info = {
             "path": str(self._path.resolve()),
             "process": os.getpid(),
             "replay": self._replay or "",
         }
-        with workplace(self._path, mark) as folder, ExitStack() as stack:
-            skipped = Skipped()
-            source = self._source(folder, skipped, stack)
-            recipe = make_curvature(self._options.curvature, self._options.damping)
-            fisher = self._fisher(source, recipe)
-            curvature = self._fit(source, recipe, fisher)
-            chosen = self._choose(source, curvature)
-            encoder = chosen.encoder
-            notes = [*self._check_vacuity(source, curvature), *self._note(chosen.note)]
-            write_atomically(folder / ENCODER_FILE, partial(save_encoder, encoder))
-            table = DocumentTable.create(
-                folder,
-                metadata=source.metadata,
-                dimension=encoder.dimension,
-                bits=chosen.stages.bits,
-                inputs=source.inputs,
-            )
-            tokens = self._encode(source, encoder, table)
-            stored = table.seal()
-            self._progress("measuring the index", 0, 2)
-            seed = self._options.seed
-            seconds = seconds_per_document(self._extractor, source, tokens / len(table), seed)
-            found = background(self._extractor, encoder, source, table, seed)
-            self._progress("measuring the index", 1, 2)
-            scan = ScanCopy.build(table, folder / SCAN_DIRECTORY)
-            self._progress("measuring the index", 2, 2)
-            stack.close()
-            manifest = Manifest(
-                created=now(),
-                model=model_record(self._loaded, self.objective),
-                layers=layer_records(self._extractor.layers),
-                objective=ObjectiveRecord(
-                    kind=self.objective.kind, options=dict(self.objective.options())
-                ),
-                curvature=curvature_record(curvature, fisher, seed),
-                encoder=encoder_record(chosen, file_sha256(folder / ENCODER_FILE)),
-                corpus=CorpusRecord(
-                    documents=len(table),
-                    parents=skipped.parents or len(table),
-                    tokens=tokens,
-                    skipped=tuple(skipped.doc_ids),
-                    skipped_count=skipped.count,
-                    content_sha256=source.content_sha256,
-                ),
-                scale=1.0 / len(table),
-                metadata=source.metadata,
-                inputs=source.inputs,
-                store=stored,
-                scan=scan,
-                background=found,
-                seconds_per_document=seconds,
-                versions=versions(),
-                replay=self._replay or "",
-                warnings=tuple(notes),
-            )
-            manifest.write(folder)
+        failed = True
+        try:
+            with workplace(self._path, info, overwrite=self._overwrite) as place:
+                workshop = self._planner().begin(place)
+                if state(place.folder) != "finished":
+                    with _threads(workshop.plan.threads):
+                        self._build(workshop, resumed=not place.began)
+            failed = False
+        finally:
+            self._executor.close(failed=failed)
         return self._path
 
-    def _source(self, folder: Path, skipped: Skipped, stack: ExitStack) -> Source:
-        if _are_tensors(self._documents):
-            return TensorSource(self._documents)
-        objective = self.objective
-        if not isinstance(objective, TextObjective):
-            raise ModelError(f"{objective.kind} reads tensors, the documents are text")
-        self._progress("reading the corpus", 0, 1)
-        stream = passages(
-            cast("str | os.PathLike[str] | Iterable[Document]", self._documents),
-            objective,
-            skipped,
+    def _planner(self) -> Planner:
+        return Planner(
+            extractor=self._extractor,
+            model=self._record,
+            documents=self._documents,
+            options=self._options,
             metadata_columns=self._metadata_columns,
+            overwrite=self._overwrite,
+            resume=self._resume,
+            threads=self._threads,
+            factor_memory=self._factor_memory,
+            staging=self._executor.staging,
+            progress=self._progress,
         )
-        corpus = stack.enter_context(Corpus.spool(stream, folder))
-        self._progress("reading the corpus", 1, 1)
-        return TextSource(corpus, objective)
 
-    def _fisher(self, source: Source, recipe: Curvature) -> Fisher | None:
-        """Where labels come from: what was asked for, or what suits the objective."""
-        if recipe.labels != "model":
-            return "empirical" if recipe.labels == "own" else None
-        if self._options.fisher is not None:
-            return self._options.fisher
-        first = next(source.shards(1)).examples.batch(np.array([0]))
-        return default_fisher(self._extractor, first)
+    @cached_property
+    def _record(self) -> ModelRecord:
+        return model_record(self._prepared.loaded, self.objective)
 
-    def _batch_size(self, source: Source) -> int:
-        """Most documents that run together."""
-        wanted = 32 if source.inputs is None else 256
-        at_once = documents_at_once(wanted, self._extractor.layers, self.objective.copies)
-        return self._options.batch_size or at_once
-
-    def _batches(self, source: Source, chosen: NDArray[np.bool_] | None) -> Iterator[Batch]:
-        size = self._batch_size(source)
-        for shard in source.shards(_LONGEST_SHARD, chosen):
-            for _, batch in batches(shard.examples, max_documents=size):
-                yield batch
-
-    def _fit(self, source: Source, recipe: Curvature, fisher: Fisher | None) -> FittedCurvature:
-        chosen = sample(source, self._options.fit_documents, self._options.seed)
-        total = len(source) if chosen is None else int(chosen.sum())
-        passes = [0]
-
-        def told(done: int) -> None:
-            phase = f"fitting the curvature, pass {passes[0]} of {recipe.passes}"
-            self._progress(phase, done, total)
-
-        def once() -> Iterator[Batch]:
-            passes[0] += 1
-            return self._batches(source, chosen)
-
-        pseudo = PseudoGradients(
-            self._extractor,
-            once,
-            fisher or "empirical",
-            seed=self._options.seed,
-            progress=told,
+    def _build(self, workshop: Workshop, *, resumed: bool) -> None:
+        """Whatever of the build is not done yet."""
+        folder, work, source = workshop.folder, workshop.work, workshop.source
+        job = Job(folder, self._choice, workshop)
+        notes: tuple[str, ...] = ()
+        if not work.file(ENCODER).exists():
+            curvature, record, notes = fit_curvature(self._executor, job, workshop, self._progress)
+            self._choose(workshop, curvature, record, notes)
+        chosen = workshop.encoder_plan
+        for note in chosen.notes:
+            warnings.warn(note, stacklevel=4)
+        table = self._table(workshop)
+        notes = encode_documents(self._executor, job, workshop, table, self._progress)
+        if resumed or workshop.plan.staging == "fragments":
+            # What a writer or a worker that was killed left in the table's directory goes.
+            table.clean()
+            work.write(COMMITTED, Committed(table_version=table.sync(), rows=len(table)))
+        stored = table.seal()
+        tokens = sum(int(rows.tokens.sum()) for rows in table.batches(BLOCK))
+        measured = self._measure(workshop, table, tokens)
+        self._progress("writing the index", 0, 1)
+        scan = ScanCopy.build(table, folder / SCAN_DIRECTORY)
+        corpus = workshop.plan.corpus
+        manifest = Manifest(
+            created=now(),
+            model=self._record,
+            layers=layer_records(self._extractor.layers),
+            objective=ObjectiveRecord(
+                kind=self.objective.kind, options=dict(self.objective.options())
+            ),
+            curvature=chosen.curvature,
+            encoder=chosen.encoder,
+            corpus=CorpusRecord(
+                documents=len(table),
+                parents=corpus.parents,
+                tokens=tokens,
+                skipped=corpus.skipped,
+                skipped_count=corpus.skipped_count,
+                content_sha256=corpus.content_sha256,
+            ),
+            scale=1.0 / len(table),
+            metadata=source.metadata,
+            inputs=source.inputs,
+            store=stored,
+            scan=scan,
+            background=measured.background,
+            seconds_per_document=measured.seconds_per_document,
+            versions=versions(),
+            replay=self._replay or "",
+            warnings=(*chosen.notes, *notes),
         )
-        return recipe.fit(pseudo, documents=total)
+        manifest.write(folder)
+        self._progress("writing the index", 1, 1)
 
-    def _choose(self, source: Source, curvature: FittedCurvature) -> Chosen:
-        choice = EncoderChoice(
+    def _choose(
+        self,
+        workshop: Workshop,
+        curvature: FittedCurvature,
+        record: CurvatureRecord,
+        notes: tuple[str, ...],
+    ) -> None:
+        """Choose the encoder, write it, and enter it in the ledger."""
+        choose = partial(self._chosen, workshop, curvature)
+        chosen = workshop.room.run(choose, "choosing the encoder")
+        look = partial(vacuity_note, self._extractor, curvature, workshop.source, workshop.room)
+        vacuous = workshop.room.run(
+            partial(look, workshop.plan.seed + 1), "measuring the curvature"
+        )
+        path = workshop.folder / ENCODER_FILE
+        write_atomically(path, partial(save_encoder, chosen.encoder))
+        plan = EncoderPlan(
+            encoder=encoder_record(chosen, file_sha256(path)),
+            curvature=record,
+            metadata=workshop.source.metadata,
+            shard=encode_shard_size(chosen.encoder.dimension),
+            notes=(*notes, *(note for note in (vacuous, chosen.note) if note is not None)),
+        )
+        workshop.work.write(ENCODER, plan)
+        for name in (CURVATURE_FILE, CURVATURE):
+            workshop.work.forget(name)
+
+    def _chosen(self, workshop: Workshop, curvature: FittedCurvature) -> Chosen:
+        return EncoderChoice(
             self._extractor,
             curvature,
-            source,
+            workshop.source,
             self._options.wish,
             budget=self._options.bytes_per_document,
             fidelity=self._options.fidelity,
-            batch_size=self._batch_size(source),
+            batch_size=workshop.room.documents,
             progress=partial(self._progress, "choosing the encoder"),
-        )
-        return choice.choose()
+        ).choose()
 
-    def _encode(self, source: Source, encoder: Encoder, table: DocumentTable) -> int:
-        size = max(16, min(_LONGEST_SHARD, _SHARD_BYTES // (4 * encoder.dimension)))
-        at_once = self._batch_size(source)
-        tokens = done = 0
-        for shard in source.shards(size):
-            count = len(shard.documents)
-            vectors = np.empty((count, encoder.dimension), np.float32)
-            norms = np.empty(count)
-            with self._extractor.session():
-                for positions, batch in batches(shard.examples, max_documents=at_once):
-                    encoded = encoder.encode(self._extractor, batch)
-                    vectors[positions], norms[positions] = encoded.vectors, encoded.norms
-                    done += len(batch)
-                    self._progress("encoding the documents", done, len(source))
-            scored = shard.examples.tokens
-            table.append(
-                shard.documents,
-                vectors,
-                norms=norms,
-                tokens=scored,
-                inputs=shard.inputs,
-                targets=shard.targets,
+    def _table(self, workshop: Workshop) -> DocumentTable:
+        """The documents table, as far as it is durable."""
+        folder, work = workshop.folder, workshop.work
+        committed = work.read(COMMITTED, Committed)
+        if committed is None:
+            DocumentTable.drop(folder)
+            table = DocumentTable.create(
+                folder,
+                metadata=workshop.source.metadata,
+                dimension=workshop.encoder.dimension,
+                bits=workshop.encoder_plan.encoder.bits,
+                inputs=workshop.source.inputs,
             )
-            tokens += int(scored.sum())
-        return tokens
+            work.write(COMMITTED, Committed(table_version=table.sync(), rows=0))
+            return table
+        try:
+            return DocumentTable.resume(folder, workshop.layout, committed.table_version)
+        except IntegrityError:
+            # Killed after the table was cleaned, and before the ledger was told of its new version.
+            table = DocumentTable.resume(folder, workshop.layout, None)
+            if len(table) != committed.rows or len(table) != len(workshop.source):
+                raise
+            return table
 
-    def _check_vacuity(self, source: Source, curvature: FittedCurvature) -> list[str]:
-        if curvature.kind == "identity":
-            return []  # It is the gradient dot product.
-        at_most = documents_at_once(_SAMPLE, self._extractor.layers, self.objective.copies)
-        at_most = max(at_most, _SMALLEST_SAMPLE)
-        chosen = sample(source, at_most, self._options.seed + 1)
-        shard = next(source.shards(at_most, chosen))
-        count = len(shard.documents)
-        batch = shard.examples.shortened(_SAMPLE_POSITIONS // count).batch(np.arange(count))
-        correlation = gradient_dot_correlation(self._extractor, curvature, batch)
-        if not correlation >= VACUOUS:
-            return []
-        note = (
-            f"scores correlate at {correlation:.3f} with the plain gradient dot product on a "
-            f"sample of {len(batch)} documents: the curvature does next to nothing here; more "
-            f"documents to fit on{'' if curvature.kind == 'ekfac' else ', another curvature'} or a "
-            "smaller damping may help"
+    def _measure(self, workshop: Workshop, table: DocumentTable, tokens: int) -> Measured:
+        """The background of cosines, and the model's speed."""
+        found = workshop.work.read(MEASURED, Measured)
+        if found is not None:
+            return found
+        self._progress("measuring the index", 0, 1)
+        source, seed = workshop.source, workshop.plan.seed
+        measured = Measured(
+            background=background(self._extractor, workshop.encoder, source, table, seed),
+            seconds_per_document=seconds_per_document(
+                self._extractor, source, tokens / len(table), seed
+            ),
         )
-        return self._note(note)
-
-    def _note(self, note: str | None) -> list[str]:
-        """Warn of something that the manifest will hold, too."""
-        if note is None:
-            return []
-        warnings.warn(note, stacklevel=5)
-        return [note]
+        workshop.work.write(MEASURED, measured)
+        self._progress("measuring the index", 1, 1)
+        return measured
 
 
-def _objective_for(loaded: LoadedModel, seed: int) -> Objective:
-    """What a model of transformers was trained for; next-token prediction where that is unknown."""
-    if loaded.task == "masked_lm":
-        return MaskedLM(seed=seed)
-    return SequenceClassification() if loaded.task == "sequence_classification" else CausalLM()
-
-
-def _are_tensors(documents: Documents) -> TypeGuard[tuple[Tensor, ...]]:
-    """A tuple is a pair of tensors, unless it holds documents."""
-    return isinstance(documents, tuple) and not any(isinstance(d, Document) for d in documents)
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

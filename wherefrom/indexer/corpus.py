@@ -2,8 +2,9 @@
 
 Building an index takes several passes over documents that may come from a generator and may not
 fit in memory. :meth:`Corpus.spool` reads them once, checks what only shows over the whole corpus
-(repeated ids, columns whose values disagree in type) and writes them to a temporary file of
-canonical JSON lines, whose SHA-256 is the corpus's content hash.
+(repeated ids, columns whose values disagree in type) and writes them to a file of canonical JSON
+lines, whose SHA-256 is the corpus's content hash. The file stays until the index is finished: it
+is what an interrupted build goes on with, and what all workers read.
 """
 
 from __future__ import annotations
@@ -11,24 +12,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Literal
 
-from wherefrom.errors import CorpusError, StorageError
+import numpy as np
+from numpy.typing import NDArray
+
+from wherefrom.errors import CorpusError, IntegrityError, StorageError
 from wherefrom.indexer.readers import read_documents
 from wherefrom.indexer.rows import metadata_value
 from wherefrom.records import Document, Message, MetadataValue
+from wherefrom.store import storage_errors, write_atomically
 
-__all__ = ["ColumnType", "Corpus", "read_corpus"]
+__all__ = ["ColumnType", "Corpus", "canonical_line", "read_corpus"]
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
 _INT64 = range(-(2**63), 2**63)
+_BETWEEN_MARKS = 256
 
 
 def read_corpus(
@@ -68,9 +72,9 @@ def _checked_documents(documents: Iterable[Document]) -> Iterator[Document]:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents on disk: sized, iterable any number of times in one order, typed, hashed.
+    """Documents on disk: sized, readable any number of times from any one on, typed, hashed.
 
-    Made by :meth:`spool`. A context manager; leaving it removes the file.
+    Made by :meth:`spool`, opened again by :meth:`open`.
 
     Attributes:
         path: The file of canonical JSON lines.
@@ -78,16 +82,18 @@ class Corpus:
         metadata: Type of every metadata column, in order of first appearance.
         content_sha256: SHA-256 (hex) of the file, which holds ids, texts, scored spans and
             metadata in order, and nothing that depends on the machine.
+        marks: Where every 256th document starts, in bytes.
     """
 
     path: Path
     documents: int
     metadata: Mapping[str, ColumnType]
     content_sha256: str
+    marks: NDArray[np.int64]
 
     @classmethod
-    def spool(cls, documents: Iterable[Document], directory: str | os.PathLike[str]) -> Corpus:
-        """Write ``documents`` to a temporary file in ``directory``, in one pass.
+    def spool(cls, documents: Iterable[Document], path: str | os.PathLike[str]) -> Corpus:
+        """Write ``documents`` to ``path``, in one pass, durably; it is there when all are.
 
         Memory holds one document at a time and 16 bytes of digest per id.
 
@@ -96,33 +102,72 @@ class Corpus:
                 column mixes types. Whatever is raised, no file is left.
             StorageError: The disk refused a write.
         """
-        path = _new_file(Path(directory))
+        made: list[Corpus] = []
+
+        def write(temporary: Path) -> None:
+            made.append(cls._written(documents, temporary))
+
         try:
-            return cls._written(documents, path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            with _storing(Path(path)):
+                write_atomically(path, write)
+        except _SourceError as error:
+            raise error.cause from None
+        return replace(made[0], path=Path(path))
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], metadata: Mapping[str, ColumnType], content_sha256: str
+    ) -> Corpus:
+        """The corpus that was written to ``path``.
+
+        Args:
+            path: The file.
+            metadata: Its columns.
+            content_sha256: Its digest, which it is compared with.
+
+        Raises:
+            IntegrityError: It is missing or differs from its digest.
+            StorageError: The disk refuses.
+        """
+        content, count, position = hashlib.sha256(), 0, 0
+        marks = []
+        with storage_errors(path), _present(Path(path)) as stream:
+            for line in stream:
+                if count % _BETWEEN_MARKS == 0:
+                    marks.append(position)
+                content.update(line)
+                position += len(line)
+                count += 1
+        if content.hexdigest() != content_sha256:
+            raise IntegrityError(
+                f"{path} differs from its SHA-256; build the index again with overwrite"
+            )
+        return cls(Path(path), count, dict(metadata), content_sha256, np.array(marks, np.int64))
 
     @classmethod
     def _written(cls, documents: Iterable[Document], path: Path) -> Corpus:
         content, seen = hashlib.sha256(), set[bytes]()
         columns: dict[str, _Column] = {}
+        marks, position = [], 0
         with _writer(path) as stream:
-            for document in _checked_documents(documents):
+            for document in _told_apart(_checked_documents(documents)):
                 key = hashlib.blake2b(document.doc_id.encode(), digest_size=16).digest()
                 if key in seen:
                     with _storing(path):
                         stream.flush()
                     raise CorpusError(_duplicate(path, document.doc_id, len(seen) + 1))
+                if len(seen) % _BETWEEN_MARKS == 0:
+                    marks.append(position)
                 seen.add(key)
                 for name, value in document.metadata.items():
                     columns.setdefault(name, _Column(name, {})).admit(value, document.doc_id)
-                line = _canonical(document)
+                line = canonical_line(document)
                 content.update(line)
+                position += len(line)
                 with _storing(path):
                     stream.write(line)
         types = {name: column.type for name, column in columns.items()}
-        return cls(path, len(seen), types, content.hexdigest())
+        return cls(path, len(seen), types, content.hexdigest(), np.array(marks, np.int64))
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -132,31 +177,46 @@ class Corpus:
         """Stream the documents in order, each with every metadata column.
 
         Raises:
-            StorageError: The file cannot be read any more, for one because the corpus is closed.
+            StorageError: The file cannot be read any more.
+        """
+        return self.at(range(len(self)))
+
+    def at(self, positions: Sequence[int] | NDArray[np.int64]) -> Iterator[Document]:
+        """Stream the documents at ascending ``positions``, without reading all before them.
+
+        Raises:
+            StorageError: The file cannot be read any more.
         """
         with _storing(self.path):
             stream = self.path.open("rb")
         with stream:
-            for line in stream:
-                yield _restored(line, self.metadata)
+            here = 0
+            for position in positions:
+                mark = int(position) // _BETWEEN_MARKS
+                if mark > here // _BETWEEN_MARKS:
+                    stream.seek(int(self.marks[mark]))
+                    here = mark * _BETWEEN_MARKS
+                for _ in range(here, int(position)):
+                    stream.readline()
+                yield _restored(stream.readline(), self.metadata)
+                here = int(position) + 1
 
-    def __enter__(self) -> Corpus:
-        """Return the corpus itself."""
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Remove the file."""
-        self.close()
+class _SourceError(Exception):
+    """What went wrong where documents come from, which is not the disk's fault."""
 
-    def close(self) -> None:
-        """Remove the file; the corpus cannot be iterated afterwards. Safe to call twice."""
-        with _storing(self.path):
-            self.path.unlink(missing_ok=True)
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _told_apart(documents: Iterable[Document]) -> Iterator[Document]:
+    try:
+        yield from documents
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        raise _SourceError(error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +305,8 @@ def _require_unicode(text: str, where: str) -> None:
         ) from None
 
 
-def _canonical(document: Document) -> bytes:
+def canonical_line(document: Document) -> bytes:
+    """A document as one line of JSON, the same wherever it is written."""
     record = {
         "doc_id": document.doc_id,
         "text": document.text,
@@ -284,13 +345,6 @@ def _duplicate(path: Path, doc_id: str, position: int) -> str:
     return f"doc_id {doc_id!r} is given to documents {first} and {position}; make the ids unique"
 
 
-def _new_file(directory: Path) -> Path:
-    with _storing(directory):
-        handle, name = tempfile.mkstemp(dir=directory, prefix="corpus-", suffix=".jsonl")
-        os.close(handle)
-    return Path(name)
-
-
 @contextmanager
 def _writer(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, closed so that a full disk still shows as a ``StorageError``."""
@@ -312,3 +366,13 @@ def _storing(path: Path) -> Iterator[None]:
             f"{path}: the corpus cannot be held there ({error.strerror or error}); "
             "free some space or choose another folder"
         ) from error
+
+
+@contextmanager
+def _present(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path} is missing; build the index again with overwrite") from error
+    with stream:
+        yield stream

@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from wherefrom.errors import CorpusError
+from wherefrom.indexer.limits import LARGEST_ROW
 from wherefrom.indexer.rows import CONTENT_FIELDS, ID_FIELDS
 from wherefrom.records import MetadataValue
 
@@ -23,7 +25,6 @@ __all__ = ["csv_rows"]
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 _INT64 = range(-(2**63), 2**63)
-_LARGEST_FIELD = 2**31 - 1
 
 _PARSERS: Mapping[str, Callable[[str], MetadataValue]] = {
     "int": int,
@@ -93,12 +94,12 @@ def _common(one: str, other: str) -> str:
 
 def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     # The module's default of 128 KiB is less than one long document.
-    csv.field_size_limit(_LARGEST_FIELD)
+    csv.field_size_limit(LARGEST_ROW)
     reader = csv.reader(lines, strict=True)
     line = 1
     try:
         header = next(reader, [])
-        repeated = sorted({name for name in header if header.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(header).items() if count > 1)
         if repeated:
             names = ", ".join(map(repr, repeated))
             raise CorpusError(

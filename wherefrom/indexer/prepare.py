@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,7 +16,7 @@ from wherefrom.gradients.tokens import render_chat
 from wherefrom.indexer.corpus import read_corpus
 from wherefrom.records import Document
 
-__all__ = ["Skipped", "bind_to_text", "passages"]
+__all__ = ["Skipped", "bind_to_text", "columns_to_read", "cut_documents", "passages"]
 
 _AT_ONCE = 256
 _TASKS = ("causal_lm", "masked_lm", "sequence_classification")
@@ -52,6 +52,15 @@ def bind_to_text(
     return objective.bind(loaded.module, tokenizer, context=context)
 
 
+def columns_to_read(
+    metadata_columns: Collection[str] | None, objective: TextObjective
+) -> list[str] | None:
+    """The metadata columns asked for, and those that the objective reads; ``None`` for all."""
+    if metadata_columns is None:
+        return None
+    return list(dict.fromkeys([*metadata_columns, *objective.columns]))
+
+
 @dataclass(slots=True)
 class Skipped:
     """Documents left out because the model predicts none of their tokens.
@@ -81,6 +90,7 @@ def passages(
     skipped: Skipped,
     *,
     metadata_columns: Collection[str] | None = None,
+    read: Callable[[Document], object] | None = None,
 ) -> Iterator[Document]:
     """Stream the passages of a corpus: chats rendered, long texts cut, empty ones left out.
 
@@ -89,17 +99,39 @@ def passages(
         objective: Bound to the model.
         skipped: Filled with what is left out.
         metadata_columns: For a path, the columns to keep, beside those the objective reads.
+        read: Told of every document as it is read, before anything is done to it.
 
     Raises:
         CorpusError: The corpus cannot be read, repeats an id, lacks what the objective needs, or
             no document has a scored token.
     """
-    if metadata_columns is not None:
-        metadata_columns = list(dict.fromkeys([*metadata_columns, *objective.columns]))
-    documents = read_corpus(source, metadata_columns=metadata_columns)
+    kept = False
+    cut = cut_documents(source, objective, skipped, metadata_columns=metadata_columns, read=read)
+    for _, found in cut:
+        kept = kept or bool(found)
+        yield from found
+    if not kept:
+        raise CorpusError(
+            f"none of the {skipped.count} documents has a token that the model predicts (texts of "
+            "one token have none); give longer documents"
+        )
+
+
+def cut_documents(
+    source: str | os.PathLike[str] | Iterable[Document],
+    objective: TextObjective,
+    skipped: Skipped,
+    *,
+    metadata_columns: Collection[str] | None = None,
+    read: Callable[[Document], object] | None = None,
+) -> Iterator[tuple[Document, list[Document]]]:
+    """Stream the documents of a corpus, chats rendered, each with its passages, which may be none.
+
+    Args and errors are those of :func:`passages`.
+    """
+    documents = read_corpus(source, metadata_columns=columns_to_read(metadata_columns, objective))
     tokenizer = objective.bound_tokenizer
     seen: set[bytes] = set()
-    kept = False
     while chunk := list(islice(documents, _AT_ONCE)):
         for document in chunk:
             key = hashlib.blake2b(document.doc_id.encode(), digest_size=16).digest()
@@ -109,16 +141,12 @@ def passages(
                     "remove one"
                 )
             seen.add(key)
+            if read is not None:
+                read(document)
         rendered = [render_chat(d, tokenizer) if d.messages is not None else d for d in chunk]
         skipped.parents += len(chunk)
         for document, tokens in zip(rendered, objective.tokenise(rendered), strict=True):
             found = objective.passages(document, tokens)
             if not found:
                 skipped.add(document.doc_id)
-            kept = kept or bool(found)
-            yield from found
-    if not kept:
-        raise CorpusError(
-            f"none of the {skipped.count} documents has a token that the model predicts (texts of "
-            "one token have none); give longer documents"
-        )
+            yield document, list(found)

@@ -1,7 +1,8 @@
 """Readers: a path to a corpus in, its documents out, one at a time.
 
 Every format is first a stream of rows; :mod:`wherefrom.indexer.rows` says what a row means. No
-reader holds more than a few rows of a file.
+reader holds more than a few rows of a file, and none takes a row beyond
+:data:`wherefrom.indexer.limits.LARGEST_ROW`, however small the file it comes out of.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from wherefrom.errors import CorpusError, MissingExtraError
+from wherefrom.errors import CorpusError
+from wherefrom.indexer.arrow_rows import is_saved_dataset, parquet_rows, saved_dataset_rows
 from wherefrom.indexer.csv_rows import csv_rows
+from wherefrom.indexer.limits import LARGEST_ROW, MOST_COLUMNS, require_inside, row_too_large
 from wherefrom.indexer.rows import document_from_row
 from wherefrom.records import Document
 
@@ -35,7 +35,6 @@ Row = tuple[str, object]
 """Where the row stands, for messages, and the row."""
 
 _TEXT_SUFFIXES = (".txt", ".md")
-_ROWS_PER_BATCH = 256
 
 
 def read_documents(
@@ -54,8 +53,8 @@ def read_documents(
 
     Raises:
         CorpusError: The path is missing, unreadable, of an unknown kind, or holds no documents
-            (at once); a row is malformed (when it is reached).
-        MissingExtraError: The folder was saved by ``datasets``, which is not installed.
+            (at once); a row is malformed or too large, or a file is a link that leads out of the
+            folder (when it is reached).
     """
     source, split = _located(path)
     with _reading(source):
@@ -71,6 +70,11 @@ def _documents(
     for ordinal, (where, row) in enumerate(rows):
         if isinstance(row, Mapping):
             columns.update(dict.fromkeys(row))
+            if len(columns) > MOST_COLUMNS:
+                raise CorpusError(
+                    f"{where}: the rows have more than {MOST_COLUMNS:,} different fields in all; "
+                    "put values that name things into one field"
+                )
         yield document_from_row(row, where, ordinal, stem=stem, metadata_columns=metadata_columns)
     if ordinal < 0:
         raise CorpusError(f"{source} holds no documents; give a corpus of at least one")
@@ -95,8 +99,8 @@ def _located(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 def _rows(source: Path, split: str | None) -> Iterator[Row]:
     if source.is_dir():
-        if any((source / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return _dataset_rows(source, split)
+        if is_saved_dataset(source):
+            return saved_dataset_rows(source, split)
         if split is None:
             return _folder_rows(source)
     if split is not None:
@@ -136,15 +140,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     with _reading(path):
-        try:
-            with pq.ParquetFile(path) as table:
-                batches = table.iter_batches(batch_size=_ROWS_PER_BATCH)
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows, start=1):
-                    yield f"{path} row {number}", row
-        except (pa.ArrowException, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise CorpusError(f"{path} is not a readable Parquet file ({reason})") from None
+        yield from parquet_rows(path)
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
@@ -163,40 +159,22 @@ def _folder_rows(folder: Path) -> Iterator[Row]:
     if not names:
         raise CorpusError(f"{folder} holds no .txt or .md file; give {SUPPORTED_FORMATS}")
     return (
-        (str(folder / name), {"doc_id": name, "text": _whole_text(folder / name)}) for name in names
+        (str(folder / name), {"doc_id": name, "text": _text_within(folder, folder / name)})
+        for name in names
     )
+
+
+def _text_within(folder: Path, path: Path) -> str:
+    with _reading(path):
+        require_inside(folder, path)
+        if not path.is_file():
+            raise CorpusError(f"{path} is no plain file; put the file itself there")
+    return _whole_text(path)
 
 
 def _refuse(error: OSError) -> None:
     """Stop at a folder that cannot be listed, which ``os.walk`` would pass over in silence."""
     raise error
-
-
-def _dataset_rows(folder: Path, split: str | None) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError(
-            f"{folder} was saved by `datasets`, which is not installed: "
-            "pip install 'wherefrom[datasets]'"
-        ) from None
-    try:
-        dataset = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise CorpusError(f"{folder} is not a readable saved dataset ({reason})") from None
-    if isinstance(dataset, datasets.DatasetDict):
-        if split not in dataset:
-            asked = "" if split is None else f", not {split!r}"
-            raise CorpusError(
-                f"{folder} holds the splits {', '.join(map(repr, dataset))}{asked}; "
-                f"name one as {folder}#{next(iter(dataset), 'train')}"
-            )
-        dataset = dataset[split]
-    elif split is not None:
-        raise CorpusError(f"{folder} holds one dataset without splits; leave out #{split}")
-    rows = cast("Any", dataset).with_format(None)
-    return ((f"{folder} row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
@@ -229,14 +207,19 @@ def _open(path: Path) -> IO[bytes]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     offset = 0
     with _reading(path), _open(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter(lambda: stream.readline(LARGEST_ROW + 1), b""), start=1):
+            if len(line) > LARGEST_ROW:
+                raise row_too_large(f"{path} line {number}")
             yield number, _decoded(line, f"{path} line {number}", offset)
             offset += len(line)
 
 
 def _whole_text(path: Path) -> str:
     with _reading(path), _open(path) as stream:
-        return _decoded(stream.read(), str(path), 0)
+        data = stream.read(LARGEST_ROW + 1)
+    if len(data) > LARGEST_ROW:
+        raise row_too_large(str(path))
+    return _decoded(data, str(path), 0)
 
 
 def _decoded(data: bytes, where: str, offset: int) -> str:

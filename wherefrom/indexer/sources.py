@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wherefrom.errors import CorpusError
+from wherefrom.errors import CorpusError, IntegrityError
 from wherefrom.gradients.batches import document_key
 from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples
 from wherefrom.gradients.objectives import TextObjective
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.records import Document
-from wherefrom.store import InputRecord
+from wherefrom.store import InputRecord, write_atomically
 
 if TYPE_CHECKING:
     from wherefrom.store.manifest_parts import ColumnType
 
-__all__ = ["Shard", "Source", "TensorSource", "TextSource", "disjoint_samples", "sample"]
+__all__ = [
+    "Shard",
+    "Source",
+    "TensorSource",
+    "TextSource",
+    "disjoint_samples",
+    "sample",
+    "sample_size",
+    "stamp",
+]
 
 
 class Shard(Protocol):
@@ -64,6 +77,10 @@ class Source(Protocol):
         """Their ids, in order."""
         ...
 
+    def part(self, positions: NDArray[np.int64]) -> Shard:
+        """The documents at ascending ``positions``."""
+        ...
+
     def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
         """Documents in order, ``size`` at a time; ``chosen`` keeps some of them."""
         ...
@@ -88,6 +105,11 @@ class TextSource:
         """Ids of the passages."""
         return (document.doc_id for document in self._corpus)
 
+    def part(self, positions: NDArray[np.int64]) -> Shard:
+        """The passages at ascending ``positions``, tokenised."""
+        documents = list(self._corpus.at(positions))
+        return _Shard(documents, TextExamples.of(documents, self._objective))
+
     def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
         """Passages in order, tokenised."""
         documents = (
@@ -98,23 +120,31 @@ class TextSource:
 
 
 class TensorSource:
-    """``(inputs, targets)`` tensors; documents are named by their position."""
+    """``(inputs, targets)`` tensors.
 
-    def __init__(self, documents: tuple[Tensor, ...]) -> None:
+    Args:
+        documents: The two.
+        names: Ids of the examples; by default their positions, with leading zeros so that they
+            sort.
+
+    Raises:
+        CorpusError: They are no such tensors, or hold NaN or infinity.
+    """
+
+    def __init__(self, documents: tuple[Tensor, ...], names: Sequence[str] | None = None) -> None:
         if len(documents) != 2 or not all(isinstance(part, Tensor) for part in documents):
             kinds = ", ".join(type(part).__name__ for part in documents)
             raise CorpusError(
                 f"documents are a tuple of ({kinds}); give tensors (inputs, targets), a path, or "
                 "wf.Document records"
             )
-        inputs, targets = documents
+        inputs, targets = (part.detach().cpu().contiguous().numpy() for part in documents)
         if inputs.ndim < 2 or len(inputs) != len(targets) or len(inputs) == 0:
             raise CorpusError(
-                f"inputs have shape {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give "
+                f"inputs have shape {inputs.shape} and targets {targets.shape}; give "
                 "inputs [document, ...] and one target each, at least one"
             )
-        self._inputs = inputs.detach().cpu().contiguous().numpy()
-        self._targets = targets.detach().cpu().contiguous().numpy()
+        self._inputs, self._targets, self._names = inputs, targets, names
         for what, values in (("input", self._inputs), ("target", self._targets)):
             bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
             if bad.any():
@@ -134,6 +164,8 @@ class TensorSource:
         self.content_sha256 = digest.hexdigest()
 
     def _name(self, position: int) -> str:
+        if self._names is not None:
+            return self._names[position]
         return f"{position:0{len(str(len(self._inputs) - 1))}d}"
 
     def __len__(self) -> int:
@@ -141,31 +173,90 @@ class TensorSource:
         return len(self._inputs)
 
     def doc_ids(self) -> Iterator[str]:
-        """Positions, with leading zeros so that they sort."""
+        """Ids of the examples."""
         return (self._name(i) for i in range(len(self)))
+
+    def part(self, positions: NDArray[np.int64]) -> Shard:
+        """The examples at ascending ``positions``."""
+        documents = [Document(self._name(int(i))) for i in positions]
+        inputs, targets = self._inputs[positions], self._targets[positions]
+        examples = TensorExamples(inputs, targets, [d.doc_id for d in documents])
+        return _Shard(documents, examples, inputs, targets)
 
     def shards(self, size: int, chosen: NDArray[np.bool_] | None = None) -> Iterator[Shard]:
         """Examples in order."""
         wanted = np.arange(len(self)) if chosen is None else np.flatnonzero(chosen)
         for start in range(0, len(wanted), size):
-            rows = wanted[start : start + size]
-            documents = [Document(self._name(int(i))) for i in rows]
-            inputs, targets = self._inputs[rows], self._targets[rows]
-            examples = TensorExamples(inputs, targets, [d.doc_id for d in documents])
-            yield _Shard(documents, examples, inputs, targets)
+            yield self.part(wanted[start : start + size])
+
+    def save(self, directory: Path) -> None:
+        """Write the tensors to files, for :meth:`saved`.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        named = [("inputs", self._inputs), ("targets", self._targets)]
+        if self._names is not None:
+            named.append(("names", np.array(self._names, np.str_)))
+        for name, values in named:
+            path = directory / f"{name}.npy"
+            if not path.exists():
+                write_atomically(path, partial(_save_array, values))
+
+    @classmethod
+    def saved(cls, directory: Path) -> TensorSource:
+        """The tensors that :meth:`save` wrote, mapped into memory.
+
+        Raises:
+            IntegrityError: They are missing or damaged.
+        """
+        try:
+            parts = [
+                np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("inputs", "targets")
+            ]
+            file = directory / "names.npy"
+            names = np.load(file, allow_pickle=False).tolist() if file.exists() else None
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"{directory}: the tensors cannot be read ({error}); build the index again with "
+                "overwrite"
+            ) from error
+        return cls(tuple(torch.from_numpy(np.array(part)) for part in parts), names)
+
+
+def _save_array(values: NDArray[Any], path: Path) -> None:
+    with open(path, "wb") as file:  # np.save adds an ending to the names of files it opens itself
+        np.save(file, values, allow_pickle=False)
 
 
 def sample(source: Source, wanted: int | float | None, seed: int) -> NDArray[np.bool_] | None:
     """Which documents to take, by a hash of their ids, so that order does not matter."""
-    count = len(source)
-    number = (
-        count
-        if wanted is None
-        else (wanted if isinstance(wanted, int) else max(1, round(wanted * count)))
-    )
-    if number >= count:
+    number = sample_size(len(source), wanted)
+    if number == len(source):
         return None
     return disjoint_samples(source, (number,), seed)[0]
+
+
+def sample_size(count: int, wanted: int | float | None) -> int:
+    """How many of ``count`` documents that is: a number, a share, or all."""
+    if wanted is None:
+        return count
+    return min(count, wanted if isinstance(wanted, int) else max(1, round(wanted * count)))
+
+
+def stamp(documents: object) -> tuple[object, ...]:
+    """What changes when files that documents are read from do: names, sizes, times.
+
+    Args:
+        documents: A path of a corpus; of anything else nothing is known.
+    """
+    if not isinstance(documents, (str, os.PathLike)):
+        return ()
+    path = Path(documents)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stats)
 
 
 def disjoint_samples(source: Source, sizes: Sequence[int], seed: int) -> list[NDArray[np.bool_]]:

@@ -11,13 +11,54 @@ import torch
 
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.gradients.batches import Batch
+from wherefrom.gradients.examples import documents_at_once
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
+from wherefrom.indexer.room import Room
+from wherefrom.indexer.sources import Source, sample
 
-__all__ = ["VACUOUS", "gradient_dot_correlation"]
+__all__ = ["VACUOUS", "gradient_dot_correlation", "vacuity_note"]
 
 VACUOUS = 0.98
 """From this Pearson correlation on, scores are as good as the gradient dot product."""
+
+_SAMPLE, _SMALLEST_SAMPLE = 48, 6
+_SAMPLE_POSITIONS = 2048
+
+
+def vacuity_note(
+    extractor: GradientExtractor,
+    curvature: FittedCurvature,
+    source: Source,
+    room: Room,
+    seed: int,
+) -> str | None:
+    """What to say of a curvature that does next to nothing; ``None`` of one that does.
+
+    Args:
+        extractor: Model, objective and layers.
+        curvature: Fitted.
+        source: The corpus, a sample of which is run.
+        room: How much of it may run together.
+        seed: Of the sample.
+    """
+    if curvature.kind == "identity":
+        return None  # It is the gradient dot product.
+    at_most = documents_at_once(_SAMPLE, extractor.layers, extractor.objective.copies)
+    at_most = room.fitting(max(at_most, _SMALLEST_SAMPLE))
+    chosen = sample(source, at_most, seed)
+    shard = next(source.shards(at_most, chosen))
+    count = len(shard.documents)
+    batch = shard.examples.shortened(_SAMPLE_POSITIONS // count).batch(np.arange(count))
+    correlation = gradient_dot_correlation(extractor, curvature, batch)
+    if not correlation >= VACUOUS:
+        return None
+    return (
+        f"scores correlate at {correlation:.3f} with the plain gradient dot product on a "
+        f"sample of {len(batch)} documents: the curvature does next to nothing here; more "
+        f"documents to fit on{'' if curvature.kind == 'ekfac' else ', another curvature'} or a "
+        "smaller damping may help"
+    )
 
 
 def gradient_dot_correlation(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import torch
 
 from wherefrom.errors import IntegrityError
-from wherefrom.store import DocumentTable, Manifest
+from wherefrom.store import DocumentTable, Location, Manifest
 from wherefrom.store.accelerators import (
     Accelerator,
     AcceleratorKind,
@@ -15,6 +15,7 @@ from wherefrom.store.accelerators import (
     find_accelerator,
     open_accelerator,
 )
+from wherefrom.store.lock import writer_lock
 
 __all__ = ["Accelerators"]
 
@@ -31,8 +32,14 @@ class Accelerators:
         device: Where the index's model runs; FAISS follows.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, table: DocumentTable, device: str) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        manifest: Manifest,
+        table: DocumentTable,
+        device: str,
+    ) -> None:
+        self._location = Location.of(path)
         self._manifest = manifest
         self._table = table
         self._device = device
@@ -49,11 +56,11 @@ class Accelerators:
         if backend == SCAN:
             return None
         if backend not in self._opened:
-            record = find_accelerator(backend, self._manifest.accelerators, self._path)
+            record = find_accelerator(backend, self._manifest.accelerators, self._location)
             self._opened[backend] = open_accelerator(
                 record,
                 self._table,
-                self._path,
+                self._location.folder(self._manifest, record.files),
                 device=self._device,
                 threads=torch.get_num_threads(),
             )
@@ -65,16 +72,21 @@ class Accelerators:
         Raises:
             QueryError: There is no such kind.
             MissingExtraError: Its library is not installed.
-            StorageError: The disk refuses.
+            StorageError: The disk refuses, or the index is on object storage.
+            IndexBusyError: Another writer is at work.
+            IntegrityError: The index was changed since it was opened.
         """
-        record = build_accelerator(kind, self._table, self._path)
-        # Others may have made one meanwhile: theirs stay recorded.
-        current = Manifest.read(self._path)
-        if current.digest != self._manifest.digest:
-            raise IntegrityError(
-                f"{self._path} was built anew meanwhile; open it and make the accelerator again"
-            )
-        others = tuple(r for r in current.accelerators if r.kind != kind)
-        manifest = current.model_copy(update={"accelerators": (*others, record)})
-        manifest.write(self._path)
+        folder = self._location.directory
+        with writer_lock(folder):
+            # Others may have made one meanwhile: theirs stay recorded.
+            current = Manifest.read(folder)
+            if current.digest != self._manifest.digest:
+                raise IntegrityError(
+                    f"{folder} was changed since it was opened; open it and make the accelerator "
+                    "again"
+                )
+            record = build_accelerator(kind, self._table, folder)
+            others = tuple(r for r in current.accelerators if r.kind != kind)
+            manifest = current.model_copy(update={"accelerators": (*others, record)})
+            manifest.write(folder)
         return manifest

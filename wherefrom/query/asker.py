@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from wherefrom.gradients.layers import Layer, select_layers
 from wherefrom.gradients.models import LoadedModel, ModelSource, load_recorded
 from wherefrom.gradients.objectives import Objective, TextObjective, objective_from
 from wherefrom.gradients.pretrained import load_tokenizer
-from wherefrom.store import Manifest, ModelRecord, file_sha256
+from wherefrom.store import Location, Manifest, ModelRecord, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ class Asker:
 
 
 def load_asker(
-    path: Path,
+    path: str | os.PathLike[str],
     manifest: Manifest,
     model: ModelSource | None,
     base_model: ModelSource | None,
@@ -50,7 +51,7 @@ def load_asker(
     """Load a model for an index and make sure that it is the one the index was built with.
 
     Args:
-        path: The index, for messages.
+        path: The index, a directory or a URL.
         manifest: Its manifest.
         model: The model; by default where the manifest says it is.
         base_model: The model that an adapter is for; likewise.
@@ -63,6 +64,7 @@ def load_asker(
         ModelError: The model cannot be loaded, or the objective is one of the user's own.
         IntegrityError: The encoder's file is missing or damaged.
     """
+    location = Location.of(path)
     record = manifest.model
     adapter = record.adapter
     loaded = load_recorded(
@@ -77,8 +79,8 @@ def load_asker(
         objective = objective_from(manifest.objective.kind, manifest.objective.options)
     if objective.kind != manifest.objective.kind:
         raise MismatchError(
-            f"{path} was built for objective {manifest.objective.kind!r}, not {objective.kind!r}; "
-            "open it with the objective it was built with"
+            f"{location} was built for objective {manifest.objective.kind!r}, not "
+            f"{objective.kind!r}; open it with the objective it was built with"
         )
     tokenizer = _tokenizer(loaded, objective, record) if record.tokenizer_sha256 else None
     recorded = Fingerprint(
@@ -88,39 +90,26 @@ def load_asker(
         adapter_sha256=None if adapter is None else adapter.sha256,
         tokenizer_sha256=record.tokenizer_sha256,
     )
-    check_fingerprint(path, recorded, fingerprint(loaded.module, tokenizer))
+    check_fingerprint(location, recorded, fingerprint(loaded.module, tokenizer))
     if isinstance(objective, TextObjective):
         context = manifest.objective.options.get("context")
         objective = objective.bind(
             loaded.module, tokenizer, context=context if isinstance(context, int) else None
         )
-    _check_options(path, manifest, objective)
-    layers = _layers(path, manifest, loaded.module)
+    _check_options(location, manifest, objective)
+    layers = _layers(location, manifest, loaded.module)
     extractor = GradientExtractor(loaded.module, objective, layers)
     encoder = load_encoder(
-        _checked(path / ENCODER_FILE, manifest.encoder.file_sha256),
+        _checked(location.folder(manifest) / ENCODER_FILE, manifest.encoder.file_sha256),
         layers,
         kind=manifest.curvature.kind,
         damping=manifest.curvature.damping,
         documents=manifest.curvature.fit_documents,
         report=manifest.curvature.report,
-        stages=_stages(manifest),
+        stages=Stages.of(manifest.encoder),
         device=extractor.device,
     )
     return Asker(extractor, encoder)
-
-
-def _stages(manifest: Manifest) -> Stages:
-    record = manifest.encoder
-    return Stages(
-        reduce=record.reduce,
-        reduced=record.reduced,
-        bits=record.bits,
-        sketched=record.sketched,
-        pca=record.pca,
-        rotate=record.rotate,
-        seed=record.seed,
-    )
 
 
 def _checked(file: Path, sha256: str) -> Path:
@@ -144,23 +133,23 @@ def _tokenizer(
     return load_tokenizer(record.source, None if record.adapter is None else record.adapter.source)
 
 
-def _check_options(path: Path, manifest: Manifest, objective: Objective) -> None:
+def _check_options(location: Location, manifest: Manifest, objective: Objective) -> None:
     """Refuse the right kind of objective with other settings."""
     found = dict(objective.options())
     for name, recorded in manifest.objective.options.items():
         if found.get(name) != recorded:
             raise MismatchError(
-                f"{path} was built for {objective.kind} with {name}={recorded!r}, not "
+                f"{location} was built for {objective.kind} with {name}={recorded!r}, not "
                 f"{found.get(name)!r}; open it with the objective it was built with"
             )
 
 
-def _layers(path: Path, manifest: Manifest, module: nn.Module) -> tuple[Layer, ...]:
+def _layers(location: Location, manifest: Manifest, module: nn.Module) -> tuple[Layer, ...]:
     """The recorded layers, found in a model whose weights are the recorded ones."""
     try:
         return select_layers(module, [layer.name for layer in manifest.layers])
     except ModelError as error:
         raise MismatchError(
-            f"{path} was built over layers that this model has not ({error}); open it with the "
-            "module it was built with: an adapter's name is part of its layers' names"
+            f"{location} was built over layers that this model has not ({error}); open it with "
+            "the module it was built with: an adapter's name is part of its layers' names"
         ) from error

@@ -44,7 +44,8 @@ def gradient_of(
         for weight, batch in question.terms:
 
             def add(pair: LayerPair, weight: float = weight) -> None:
-                found[pair.layer] += weight * coordinates(pair).double().sum(0)
+                summed = coordinates(pair).double().sum(0)
+                found[pair.layer] += weight * summed.to(extractor.device)
 
             nats += weight * float(true_gradients(extractor, batch, add).double().sum())
     return found, nats
@@ -70,7 +71,8 @@ def preconditioned(
                 def keep(pair: LayerPair, row: int = i, weight: float = weight) -> None:
                     inverse = curvature.solve(pair.layer, coordinates(pair))
                     raw = curvature.raw(pair.layer, inverse)
-                    solved[pair.layer][row] += weight * raw.flatten(1).sum(0)
+                    summed = raw.flatten(1).sum(0)
+                    solved[pair.layer][row] += weight * summed.to(extractor.device)
 
                 true_gradients(extractor, batch, keep)
     return solved
@@ -102,7 +104,8 @@ def exact_products(
 
             def add(pair: LayerPair, products: Tensor = products) -> None:
                 gradients = gradients_of(pair).double().flatten(1)
-                products.add_(queries[pair.layer] @ gradients.T)
+                query = queries[pair.layer].to(gradients.device)
+                products.add_((query @ gradients.T).to(products.device))
 
             true_gradients(extractor, batch, add)
             result[:, positions] = products.cpu().numpy()
@@ -159,7 +162,7 @@ def energies(
             sums = torch.zeros(len(batch), dtype=torch.float64, device=extractor.device)
 
             def add(pair: LayerPair, sums: Tensor = sums) -> None:
-                sums.add_(curvature.energies(pair.layer, coordinates(pair)))
+                sums.add_(curvature.energies(pair.layer, coordinates(pair)).to(sums.device))
 
             true_gradients(extractor, batch, add)
             result[positions] = sums.cpu().numpy()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wherefrom.curvature.fitted import FittedCurvature
-from wherefrom.errors import ModelError, QueryError
+from wherefrom.errors import IntegrityError, MismatchError, ModelError, QueryError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.query.asker import Asker, load_asker
@@ -28,12 +27,23 @@ from wherefrom.query.reading import (
     stored_documents,
 )
 from wherefrom.query.respond import Responder
+from wherefrom.query.scan import Scan, scan
 from wherefrom.query.search import inner_products
+from wherefrom.query.shard_workers import sharded_scan
+from wherefrom.query.sharded import ShardedScan
 from wherefrom.records import Tier
-from wherefrom.store import SCAN_DIRECTORY, DocumentTable, Manifest, ScanCopy, Where
+from wherefrom.store import (
+    SCAN_DIRECTORY,
+    DocumentTable,
+    LiveRows,
+    Location,
+    Manifest,
+    ScanCopy,
+    Where,
+)
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 __all__ = ["OpenIndex"]
 
@@ -42,7 +52,8 @@ class OpenIndex:
     """A finished index on disk, opened for reading; :class:`~wherefrom.Index` adds the questions.
 
     Attributes:
-        path: Its directory.
+        location: Where it is.
+        path: Its directory; for an index on object storage, a copy of all but its documents.
         manifest: What it was built from and with.
     """
 
@@ -54,15 +65,20 @@ class OpenIndex:
         base_model: ModelSource | None = None,
         objective: Objective | None = None,
         device: str = "auto",
+        executor: str = "serial",
+        workers: int | None = None,
     ) -> None:
         """Open an index and the model it was built with.
 
         Args:
-            path: The index.
+            path: The index: a directory or, as ``s3://bucket/name``, a URL of object storage.
             model: The model; by default the one that the manifest names, where it names one.
             base_model: The model that an adapter is for; by default the one the manifest names.
             objective: Needed for an objective of your own only.
             device: Where to run the model.
+            executor: Where to scan: ``serial`` in this process, by torch's threads; ``processes``
+                or ``ray``, by workers that hold a shard each.
+            workers: How many shards.
 
         Raises:
             NotAnIndexError: The path holds no index.
@@ -70,19 +86,78 @@ class OpenIndex:
             MismatchError: The model or tokenizer is another one than the index was built with.
             ModelError: The model that the manifest names cannot be loaded.
             IntegrityError: Files are missing or differ from their digests.
+            MissingExtraError: Ray is not installed.
+            ExecutionError: Ray cannot be reached.
         """
-        self.path = Path(path)
-        self.manifest = Manifest.read(self.path)
+        self.location = Location.of(path)
         self._device = device
-        self._table = DocumentTable.open(self.path, self.manifest)
-        self._scan = ScanCopy.open(self.path / SCAN_DIRECTORY, self.manifest.scan)
+        self._executor = executor
+        self._workers = workers
+        self._open_published()
         record = self.manifest.model
         named = record.source is not None or (record.adapter and record.adapter.source) is not None
         self._asker = (
-            load_asker(self.path, self.manifest, model, base_model, objective, device)
+            load_asker(self.location, self.manifest, model, base_model, objective, device)
             if named or model is not None
             else None
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let search workers go, if there are any. Safe to call twice."""
+        if isinstance(self._scanner, ShardedScan):
+            self._scanner.close()
+
+    def refresh(self) -> bool:
+        """Go on with the index as it is published now; until then it is as it was opened.
+
+        Returns:
+            Whether it was changed since.
+
+        Raises:
+            MismatchError: Another index was built in its place.
+            IntegrityError: Files are missing or differ from their digests.
+        """
+        published = Manifest.read(self.location)
+        if published.digest == self.manifest.digest:
+            return False
+        if published.created != self.manifest.created:
+            raise MismatchError(
+                f"{self.location} was built anew since it was opened; open it again"
+            )
+        self.close()
+        for name in [name for name in self.__dict__ if _is_cached(type(self), name)]:
+            del self.__dict__[name]
+        self._open_published()
+        return True
+
+    def _open_published(self) -> None:
+        """Open the documents of the manifest that is there.
+
+        Writers leave what the manifest before names in place, not that of two before.
+        """
+        while True:
+            self.manifest = Manifest.read(self.location)
+            try:
+                self.path = self.location.folder(self.manifest)
+                self._table = DocumentTable.open(self.location, self.manifest)
+                self._scan = ScanCopy.open(
+                    self.path / SCAN_DIRECTORY,
+                    self.manifest.scan,
+                    self._table.live,
+                    verify=not self.location.remote,  # Those were compared as they were fetched.
+                )
+                self._facts = self._table.facts  # Mapped now: a later change may remove the files.
+                break
+            except IntegrityError:
+                if Manifest.read(self.location).generation == self.manifest.generation:
+                    raise
+        self._scanner = self._open_scanner()
 
     def __len__(self) -> int:
         """Number of indexed documents (passages count one each)."""
@@ -106,8 +181,8 @@ class OpenIndex:
         """
         if self._asker is None:
             raise ModelError(
-                f"{self.path} was built from a model in memory, which it cannot load by itself; "
-                "open it with wf.open(path, model=your_model)"
+                f"{self.location} was built from a model in memory, which it cannot load by "
+                "itself; open it with wf.open(path, model=your_model)"
             )
         return self._asker
 
@@ -175,7 +250,7 @@ class OpenIndex:
 
     def doc_ids(self) -> list[str]:
         """Ids of all documents, in the order of the index."""
-        return self._table.doc_ids()
+        return self._facts.doc_ids()
 
     def scores(
         self, queries: Queries, *, tier: Tier = "exact", damping: float | None = None
@@ -227,7 +302,17 @@ class OpenIndex:
 
     @cached_property
     def _responder(self) -> Responder:
-        return Responder(self.path, self.manifest, self._table, self._scan, self.asker)
+        return Responder(
+            self.location, self.manifest, self._table, self._scan, self.asker, self._scanner
+        )
+
+    def _open_scanner(self) -> Scan:
+        """What scans the codes that are open here, by workers if asked for."""
+        # Workers on other machines work in other directories.
+        place = str(self.location) if self.location.remote else os.path.abspath(self.location)
+        opener = partial(_open_scan_copy, place, self.manifest, self._table.live)
+        sharded = sharded_scan(self._executor, opener, len(self._table), self._workers)
+        return partial(scan, self._scan) if sharded is None else sharded
 
     def _question(self, **asked: Unpack[Asked]) -> Question:
         return ask(self.asker.extractor.objective, self.manifest.inputs, **asked)
@@ -237,3 +322,14 @@ class OpenIndex:
         for positions, rows in row_blocks(self._table):
             out[:, positions] = inner_products(rows.vectors, vectors)
         return out * self.manifest.scale
+
+
+def _open_scan_copy(place: str, manifest: Manifest, live: LiveRows, **options: Any) -> ScanCopy:
+    """Map the scan copy, on whatever machine this is called."""
+    folder = Location.of(place).folder(manifest) / SCAN_DIRECTORY
+    return ScanCopy.open(folder, manifest.scan, live, **options)
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    """Whether an attribute was made of others when it was first asked for."""
+    return any(isinstance(vars(base).get(name), cached_property) for base in kind.__mro__)

@@ -84,7 +84,7 @@ def ordinals_of(table: DocumentTable, doc_ids: Sequence[str]) -> NDArray[np.int6
     Raises:
         QueryError: There is no such document.
     """
-    found = table.find(doc_ids)
+    found = table.facts.find(doc_ids)
     for doc_id in doc_ids:
         if doc_id not in found:
             raise QueryError(f"the index holds no document {doc_id!r}; give the id of one it holds")
@@ -108,7 +108,7 @@ def documents_page(
         if not whole or value < least or (most is not None and value > most):
             allowed = f"at least {least}" if most is None else f"from {least} to {most}"
             raise QueryError(f"{name}={value!r} is not allowed; give a whole number {allowed}")
-    passing = table.where(where) if where else np.arange(len(table))
+    passing = table.facts.where(where) if where else np.arange(len(table))
     rows = table.rows(passing[offset : offset + limit])
     return DocumentPage(len(passing), offset, stored_documents(rows))
 

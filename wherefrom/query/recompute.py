@@ -23,8 +23,8 @@ from wherefrom.query.recall import (
     noise_interval,
     recall_of,
 )
-from wherefrom.query.scan import Candidates, scan
-from wherefrom.query.search import DIRECTIONS, Found, Ranked, Ranking, Searcher
+from wherefrom.query.scan import Candidates
+from wherefrom.query.search import DIRECTIONS, CertifiedSearch, Found, Ranked, Ranking
 from wherefrom.query.solution import Solution, exactly, solve
 from wherefrom.records import Recall, Tier
 from wherefrom.store import DocumentTable, Manifest, ScanCopy
@@ -78,7 +78,7 @@ class Recomputer:
         table: Its documents.
         copy: Its scan copy.
         asker: Model and encoder.
-        searcher: Reads documents with their stored scores.
+        search: Scans, and reads documents with their stored scores.
         options: How to answer.
         ordinals: Documents that are searched; all if ``None``.
     """
@@ -87,7 +87,7 @@ class Recomputer:
     table: DocumentTable
     copy: ScanCopy
     asker: Asker
-    searcher: Searcher
+    search: CertifiedSearch
     options: QueryOptions
     ordinals: NDArray[np.int64] | None
 
@@ -111,7 +111,7 @@ class Recomputer:
         proved = bool(bounds) and self._affordable(len(needed), len(best))
         if proved:
             unread = np.array(sorted(needed - best.keys()), np.int64)
-            best |= {one.ordinal: one for one in self.searcher.read(unread, encoded.vector)}
+            best |= {one.ordinal: one for one in self.search.read(unread, encoded.vector)}
             best = {ordinal: best[ordinal] for ordinal in needed}
             for ranking, candidates in zip(rankings, bounds, strict=True):
                 ranking.rest = candidates.rest
@@ -123,7 +123,7 @@ class Recomputer:
             return Outcome("exact", rankings, True, found.documents, len(chosen), norm)
         others = np.setdiff1d(self._searched(), np.array(chosen, np.int64), assume_unique=True)
         sampled = drawn(SAMPLE, others, self.manifest.encoder.seed)
-        sample = self.searcher.read(sampled, encoded.vector)
+        sample = self.search.read(sampled, encoded.vector)
         rescored = self._rescored(solved, sample)
         recall = self._recall(
             encoded.vector, sample, rescored, [best[i] for i in chosen], exact, rankings
@@ -153,8 +153,7 @@ class Recomputer:
         rounding = MODEL_ROUNDING.get(self.manifest.model.dtype)
         if record.reduce != "none" or record.pca is not None or rounding is None:
             return []
-        (proposed,) = scan(
-            self.copy,
+        (proposed,) = self.search.scan(
             encoded.vector[None],
             self.options.k,
             DIRECTIONS[self.options.sign],
@@ -213,8 +212,8 @@ class Recomputer:
         """Stored cosines of all documents that are searched, ``[document of the index]``."""
         count = len(self.copy)
         # As many as there are: the scan then tells the estimate of every document.
-        (ends,) = scan(
-            self.copy, query[None], count, (1, -1), ordinals=self.ordinals, normalised=True
+        (ends,) = self.search.scan(
+            query[None], count, (1, -1), ordinals=self.ordinals, normalised=True
         )
         cosines = np.zeros(count)
         for direction, end in zip((1, -1), ends, strict=True):

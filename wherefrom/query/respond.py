@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,10 @@ from wherefrom.query.questions import EncodedQuestion, Question, encode
 from wherefrom.query.recall import SAMPLE
 from wherefrom.query.recompute import Outcome, Recomputer
 from wherefrom.query.refinement import FEWEST_BITS, refined
-from wherefrom.query.search import DIRECTIONS, Ranked, Searcher
+from wherefrom.query.scan import Scan
+from wherefrom.query.search import DIRECTIONS, CertifiedSearch, Ranked
 from wherefrom.records import Certificate, Hit
-from wherefrom.store import DocumentTable, Manifest, ScanCopy
+from wherefrom.store import DocumentTable, Location, Manifest, ScanCopy
 from wherefrom.store.accelerators import Accelerator
 
 __all__ = ["Responder"]
@@ -40,18 +40,20 @@ class Responder:
     """An open index with its model.
 
     Attributes:
-        path: Of the index.
+        location: Of the index.
         manifest: Of the index.
         table: Its documents.
         copy: Its scan copy.
         asker: Model and encoder.
+        scan: Over the scan copy, here or elsewhere.
     """
 
-    path: Path
+    location: Location
     manifest: Manifest
     table: DocumentTable
     copy: ScanCopy
     asker: Asker
+    scan: Scan
 
     def respond(
         self,
@@ -71,14 +73,14 @@ class Responder:
             CurvatureError: The damping is not allowed.
             QueryError: A query's gradient is not finite.
         """
-        ordinals = self.table.where(options.where) if options.where else None
-        searcher = Searcher(self.table, self.copy, accelerator)
+        ordinals = self.table.facts.where(options.where) if options.where else None
+        search = CertifiedSearch(self.table, self.scan, accelerator)
         # A refined question holds all its layers' weights: one at a time.
         size = 1 if options.refine else _TOGETHER
         return [
             answer
             for start in range(0, len(questions), size)
-            for answer in self._group(questions[start : start + size], options, ordinals, searcher)
+            for answer in self._group(questions[start : start + size], options, ordinals, search)
         ]
 
     def _group(
@@ -86,7 +88,7 @@ class Responder:
         questions: Sequence[Question],
         options: QueryOptions,
         ordinals: NDArray[np.int64] | None,
-        searcher: Searcher,
+        search: CertifiedSearch,
     ) -> list[Answer]:
         """Answer questions that share one scan."""
         started = time.perf_counter()
@@ -100,7 +102,7 @@ class Responder:
                 stacklevel=5,
             )
         encoded = self.encoded(questions, options)
-        found = searcher.search(
+        found = search.search(
             np.stack([one.vector for one in encoded]),
             max(options.k, options.candidates) if recompute else options.k,
             sign=options.sign,
@@ -108,7 +110,7 @@ class Responder:
             normalised=options.normalise != "none",
         )
         recomputer = Recomputer(
-            self.manifest, self.table, self.copy, self.asker, searcher, options, ordinals
+            self.manifest, self.table, self.copy, self.asker, search, options, ordinals
         )
         answers = []
         for question, one, stored in zip(questions, encoded, found, strict=True):
@@ -224,7 +226,7 @@ class Responder:
     def _identity(self) -> Mapping[str, Any]:
         manifest = self.manifest
         return {
-            "path": str(self.path.resolve()),
+            "path": self.location.full,
             "manifest_sha256": manifest.digest,
             "documents": len(self.table),
             "objective": manifest.objective.kind,

@@ -31,6 +31,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from wherefrom.query.kernels import LARGEST, CodeProducts
 from wherefrom.query.selection import Candidates, Selection
 from wherefrom.store import ScanChunk, ScanCopy
 
-__all__ = ["Candidates", "scan"]
+__all__ = ["Candidates", "Scan", "scan"]
 
 _UNIT = 2.0**-53
 _ROUNDING = 1 + 1e-12
@@ -51,15 +52,32 @@ _BYTES = 1 << 22  # of a chunk's codes
 _BOUNDS = 1 << 16  # of a chunk: they should stay in a core's cache
 
 
+class Scan(Protocol):
+    """:func:`scan` of one index, wherever its codes lie."""
+
+    def __call__(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        directions: Sequence[int],
+        *,
+        ordinals: NDArray[np.int64] | None = None,
+        normalised: bool = False,
+        slack: float | None = None,
+    ) -> list[list[Candidates]]:
+        """As :func:`scan` does."""
+
+
 def scan(
     copy: ScanCopy,
     queries: NDArray[np.float32],
     k: int,
     directions: Sequence[int],
     *,
-    ordinals: NDArray[np.int64] | None = None,
+    ordinals: NDArray[np.int64] | range | None = None,
     normalised: bool = False,
     slack: float | None = None,
+    floors: NDArray[np.float64] | None = None,
 ) -> list[list[Candidates]]:
     """Find, for each query and direction, all documents that could be among the k best.
 
@@ -71,11 +89,12 @@ def scan(
         queries: float32 ``[query, dimension]``.
         k: Positive.
         directions: Of 1 and -1.
-        ordinals: Which documents to search; all by default.
+        ordinals: Which documents to search, a range of them or some; all by default.
         normalised: Whether to divide values by the norms of the documents' uncompressed vectors
             (``copy.whole``); where these are zero, so is the value.
         slack: If given, y is the document's vector before quantisation, not the stored one, and may
             lie off by this share of its norm.
+        floors: ``[query, direction]``: leave out documents whose values are certain to lie below.
 
     Returns:
         ``[query][direction]``.
@@ -87,8 +106,12 @@ def scan(
         raise QueryError("the query's gradient holds NaN or infinity; check the completion")
     found: list[list[Candidates]] = []
     for start in range(0, len(queries), _QUERIES):
-        split = _split(queries[start : start + _QUERIES])
-        selections = [Selection(split.unit, k, direction) for direction in directions]
+        some = slice(start, start + _QUERIES)
+        split = _split(queries[some])
+        selections = [
+            Selection(split.unit, k, direction, None if floors is None else floors[some, place])
+            for place, direction in enumerate(directions)
+        ]
         bounding = _Bounding(copy, split, selections, normalised, slack)
         _for_each(copy.chunks(bounding.rows, ordinals), bounding)
         found += map(list, zip(*(each.candidates() for each in selections), strict=True))
@@ -142,9 +165,8 @@ class _Bounding:
         normalised: bool,
         slack: float | None,
     ) -> None:
-        width = copy.codes.shape[1]
-        self.rows = max(1, min(_BYTES // width, _BOUNDS // len(split.unit)))
-        self._products = CodeProducts(split.integers, copy.format, width)
+        self.rows = max(1, min(_BYTES // copy.width, _BOUNDS // len(split.unit)))
+        self._products = CodeProducts(split.integers, copy.format, copy.width)
         self._split = split
         self._selections = selections
         self._normalised = normalised

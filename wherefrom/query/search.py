@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherefrom.errors import QueryError
-from wherefrom.query.scan import Candidates, scan
+from wherefrom.query.scan import Candidates, Scan
 from wherefrom.records import Sign
-from wherefrom.store import DocumentTable, ScanCopy, StoredRows
+from wherefrom.store import DocumentTable, StoredRows
 from wherefrom.store.accelerators import Accelerator
 
-__all__ = ["DIRECTIONS", "Found", "Ranked", "Ranking", "Searcher", "inner_products"]
+__all__ = ["DIRECTIONS", "CertifiedSearch", "Found", "Ranked", "Ranking", "inner_products"]
 
 DIRECTIONS: dict[Sign, tuple[int, ...]] = {
     "both": (1, -1),
@@ -141,20 +141,20 @@ def inner_products(
     return out
 
 
-class Searcher:
+class CertifiedSearch:
     """Finds the documents with the largest stored scores.
 
     Args:
         table: Stored rows.
-        copy: Their scan copy.
+        scan: Over the codes of the same documents.
         accelerator: What proposes candidates in place of the scan.
     """
 
     def __init__(
-        self, table: DocumentTable, copy: ScanCopy, accelerator: Accelerator | None = None
+        self, table: DocumentTable, scan: Scan, accelerator: Accelerator | None = None
     ) -> None:
+        self.scan = scan
         self._table = table
-        self._copy = copy
         self._accelerator = accelerator
 
     def search(
@@ -181,12 +181,10 @@ class Searcher:
         """
         if not np.isfinite(queries).all():
             raise QueryError("the query's gradient holds NaN or infinity; check the completion")
-        count = len(self._copy) if ordinals is None else len(ordinals)
+        count = len(self._table) if ordinals is None else len(ordinals)
         directions = DIRECTIONS[sign]
         if self._accelerator is None:
-            proposed = scan(
-                self._copy, queries, k, directions, ordinals=ordinals, normalised=normalised
-            )
+            proposed = self.scan(queries, k, directions, ordinals=ordinals, normalised=normalised)
             rounds: Iterator[Sequence[Iterator[Candidates]]] = (
                 [iter([candidates]) for candidates in one] for one in proposed
             )
@@ -262,7 +260,7 @@ class Searcher:
             rest = float(scores[-1]) + error
             yield Candidates(found[order], scores[order], np.full(len(found), error), rest)
             wanted *= _WIDENED
-        ((candidates,),) = scan(self._copy, query[None], k, (direction,), ordinals=ordinals)
+        ((candidates,),) = self.scan(query[None], k, (direction,), ordinals=ordinals)
         yield candidates
 
 

@@ -321,7 +321,7 @@ class Searcher(OpenIndex):
 
     @cached_property
     def _accelerators(self) -> Accelerators:
-        return Accelerators(self.path, self.manifest, self._table, self._device)
+        return Accelerators(self.location, self.manifest, self._table, self._device)
 
     def _respond(self, asked: Sequence[Question], options: QueryOptions) -> list[Answer]:
         accelerator = self._accelerators.open(options.backend)

@@ -6,7 +6,9 @@ An index is a directory::
     manifest.json        what the index was built from and with; written last, atomically
     encoder.safetensors  the fitted encoder (written by others, its digest is in the manifest)
     documents.lance/     the source of truth: one row per document, each with its own digest
-    scan/                copy of the codes for the scan; rebuildable, digests in the manifest
+    scan/                copy of the codes for the scan, in segments; rebuildable, digests in the
+                         manifest
+    deleted-*.npy        which rows are deleted, if any are; likewise
     faiss/               FAISS indexes, if any were built; likewise
     vectors.lance/       vectors in an indexed Lance table, if that was built; likewise
 """
@@ -31,15 +33,21 @@ from wherefrom.store.durable import (
     write_bytes_atomically,
 )
 from wherefrom.store.filters import Condition, Where, parse_where, parse_wheres
+from wherefrom.store.live_rows import LiveRows
+from wherefrom.store.location import Location
 from wherefrom.store.manifest import Manifest
 from wherefrom.store.manifest_parts import (
     AcceleratorKind,
     AcceleratorRecord,
     AdapterRecord,
     BackgroundRecord,
+    ChangeKind,
+    ChangeRecord,
     ChoiceRecord,
     CorpusRecord,
     CurvatureRecord,
+    DeletedRecord,
+    DriftRecord,
     EncoderRecord,
     FidelityRecord,
     InputRecord,
@@ -47,6 +55,7 @@ from wherefrom.store.manifest_parts import (
     ModelRecord,
     ObjectiveRecord,
     ScanRecord,
+    SegmentRecord,
     StoreRecord,
     TriedRecord,
 )
@@ -62,16 +71,22 @@ __all__ = [
     "AdapterRecord",
     "BackgroundRecord",
     "Bits",
+    "ChangeKind",
+    "ChangeRecord",
     "ChoiceRecord",
     "CodeFormat",
     "Condition",
     "CorpusRecord",
     "CurvatureRecord",
+    "DeletedRecord",
     "DocumentTable",
+    "DriftRecord",
     "EncoderRecord",
     "FidelityRecord",
     "InputRecord",
     "LayerRecord",
+    "LiveRows",
+    "Location",
     "Manifest",
     "ModelRecord",
     "ObjectiveRecord",
@@ -79,6 +94,7 @@ __all__ = [
     "ScanChunk",
     "ScanCopy",
     "ScanRecord",
+    "SegmentRecord",
     "StoreRecord",
     "StoredRows",
     "TriedRecord",

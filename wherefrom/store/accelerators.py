@@ -104,7 +104,7 @@ def build_accelerator(
         StorageError: FAISS does not take vectors of so many entries, or the disk refuses.
     """
     _check_kind(kind)
-    version = table.seal().table_version
+    version = table.version
     if kind == "lance-ivf":
         return build_lance(table, Path(index_dir), version)
     return build_faiss(kind, table, Path(index_dir), version)

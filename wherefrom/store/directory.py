@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from wherefrom.errors import IndexExistsError
+from wherefrom.store.boundary import read_regular
 from wherefrom.store.durable import storage_errors, write_bytes_atomically
+from wherefrom.store.lock import LOCK_FILE
 
 __all__ = [
     "BUILD_FILE",
+    "ENCODER_FILE",
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST_FILE",
@@ -28,7 +31,9 @@ __all__ = [
     "begin_build",
     "build_info",
     "json_bytes",
+    "json_object",
     "read_json",
+    "read_json_bytes",
     "state",
 ]
 
@@ -36,9 +41,13 @@ FORMAT = "wherefrom-index"
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 BUILD_FILE = "build.json"
+ENCODER_FILE = "encoder.safetensors"
 TABLE_NAME = "documents"
 TABLE_DIRECTORY = "documents.lance"
 SCAN_DIRECTORY = "scan"
+
+_LARGEST_JSON = 1 << 26
+_DEEPEST_JSON = 100  # Levels of arrays and objects: what walks them must not run out of stack.
 
 IndexState = Literal["absent", "empty", "finished", "unfinished", "foreign"]
 
@@ -47,9 +56,9 @@ def state(directory: str | os.PathLike[str]) -> IndexState:
     """What stands at ``directory``, as far as building or opening an index there is concerned.
 
     Returns:
-        ``absent`` (nothing), ``empty`` (an empty directory), ``finished`` (has a manifest of ours,
-        of any format version), ``unfinished`` (a build was begun, no manifest) or ``foreign``
-        (anything else, which must never be overwritten).
+        ``absent`` (nothing), ``empty`` (an empty directory, a lock aside), ``finished`` (has a
+        manifest of ours, of any format version), ``unfinished`` (a build was begun, no manifest) or
+        ``foreign`` (anything else, which must never be overwritten).
 
     Raises:
         StorageError: It cannot be read.
@@ -60,7 +69,7 @@ def state(directory: str | os.PathLike[str]) -> IndexState:
             return "absent"
         if not folder.is_dir():
             return "foreign"
-        names = {entry.name for entry in folder.iterdir()}
+        names = {entry.name for entry in folder.iterdir()} - {LOCK_FILE}
     if not names:
         return "empty"
     if MANIFEST_FILE in names:
@@ -116,18 +125,44 @@ def json_bytes(fields: Mapping[str, object]) -> bytes:
 
 
 def read_json(file: Path) -> dict[str, object] | None:
-    """The object in ``file``; ``None`` if it holds none.
+    """The object in ``file``; ``None`` if it holds none, or one nested beyond all reason.
 
     Raises:
+        IntegrityError: It is no plain file, or larger than any of ours.
         StorageError: It cannot be read.
     """
-    with storage_errors(file):
-        data = file.read_bytes()
+    return json_object(read_json_bytes(file))
+
+
+def read_json_bytes(file: Path) -> bytes:
+    """The bytes of a JSON file of ours.
+
+    Raises:
+        IntegrityError: It is no plain file, or larger than any of ours.
+        StorageError: It cannot be read.
+    """
+    return read_regular(file, _LARGEST_JSON)
+
+
+def json_object(data: bytes) -> dict[str, object] | None:
+    """The object in ``data``; ``None`` if it holds none, or what no JSON of ours does.
+
+    That is nesting beyond all reason, and halves of surrogate pairs, which cannot be written back.
+    """
     try:
         fields = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return fields if isinstance(fields, dict) else None
+    return fields if isinstance(fields, dict) and _is_ordinary(fields, _DEEPEST_JSON) else None
+
+
+def _is_ordinary(value: object, levels: int) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return levels > 0 and all(_is_ordinary(one, levels - 1) for one in inner)
 
 
 def _is_ours(file: Path) -> bool:

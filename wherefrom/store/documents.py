@@ -1,16 +1,19 @@
 """The documents table: the source of truth of an index, one row per document, in LanceDB.
 
-A document's row number is its ordinal: it never changes, and it is its position in the scan files.
-Readers are pinned to the table version that the manifest records, so rows appended later by
-others stay invisible to them. LanceDB's own scores are never used.
+A row's number never changes and is its position in the scan files; a document's ordinal is its rank
+among the rows that live (:mod:`wherefrom.store.live_rows`). Readers are pinned to the table version
+that the manifest records, so what others append and delete later stays invisible to them.
+LanceDB's own scores are never used.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,44 +21,57 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from wherefrom.errors import IndexExistsError, IntegrityError, StorageError
+from wherefrom.errors import IndexExistsError, IntegrityError
 from wherefrom.records import Bits, Document
-from wherefrom.store.directory import TABLE_DIRECTORY, TABLE_NAME
+from wherefrom.store.directory import SCAN_DIRECTORY, TABLE_NAME
 from wherefrom.store.durable import fsync_tree, storage_errors
-from wherefrom.store.filters import Where, compile_where
+from wherefrom.store.facts import FACTS_FILE, Facts
+from wherefrom.store.lance import at_version, connect, open_table, reading, table_files
 from wherefrom.store.layout import TableLayout
+from wherefrom.store.live_rows import LiveRows
+from wherefrom.store.location import Database, Location
 from wherefrom.store.manifest import Manifest
 from wherefrom.store.manifest_parts import ColumnType, InputRecord, StoreRecord
-from wherefrom.store.quantise import quantise
-from wherefrom.store.rows import StoredRows, stored_columns
+from wherefrom.store.rows import StoredRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lancedb.db import DBConnection
     from lancedb.table import LanceTable
 
 __all__ = ["DocumentTable"]
 
-_DOC_IDS_PER_READ = 65536
+_RANGES_PER_DELETE = 1000
 
 
 class DocumentTable:
     """The documents of one index: made by :meth:`create` or :meth:`open`.
 
     Attributes:
-        path: The table's directory.
+        path: The table's directory; for one on object storage, where it would be in the cache.
         layout: Its columns.
+        live: Its rows.
     """
 
     def __init__(
-        self, path: Path, layout: TableLayout, table: LanceTable, rows: int, *, read_only: bool
+        self,
+        path: Path,
+        layout: TableLayout,
+        table: LanceTable,
+        live: LiveRows,
+        *,
+        known: Mapping[str, str] | None = None,
+        read_only: bool,
     ) -> None:
-        """Wrap an open LanceDB table of ``rows`` rows."""
+        """Wrap an open LanceDB table of rows ``live``; of its ``known`` files, the SHA-256."""
         self.path = path
+        self._place = Location(path)
         self.layout = layout
+        self.live = live
         self._table = table
-        self._rows = rows
+        self._known = known or {}
+        self._facts: dict[Path, str] | None = None
+        self._published = live
         self._read_only = read_only
 
     @classmethod
@@ -67,6 +83,7 @@ class DocumentTable:
         dimension: int,
         bits: Bits,
         inputs: InputRecord | None = None,
+        name: str = TABLE_NAME,
     ) -> DocumentTable:
         """Make an empty table in the directory of an index.
 
@@ -76,67 +93,101 @@ class DocumentTable:
             dimension: Entries of a vector.
             bits: Per stored entry.
             inputs: Types and shapes of tensor examples, if the documents are such.
+            name: Of the table.
 
         Raises:
             IndexExistsError: There is a table already.
             StorageError: The disk refuses.
         """
-        path = Path(index_dir) / TABLE_DIRECTORY
+        path = Path(index_dir, f"{name}.lance")
         layout = TableLayout(dict(metadata), dimension, bits, inputs)
         if path.exists():
             raise IndexExistsError(f"{path} exists already; choose another path for the index")
         with storage_errors(path):
-            made = _connect(index_dir).create_table(TABLE_NAME, schema=layout.schema)
-            table = cast("LanceTable", made)
+            database = connect(Database(os.fspath(index_dir)))
+            table = cast("LanceTable", database.create_table(name, schema=layout.schema))
             # Undeclared, keys merged by two writers at once come out double, without an error.
             table.set_unenforced_primary_key(["doc_id"])
-        return cls(path, layout, table, 0, read_only=False)
+        return cls(path, layout, table, LiveRows.every(0), read_only=False)
 
     @classmethod
-    def resume(cls, index_dir: str | os.PathLike[str], layout: TableLayout) -> DocumentTable:
+    def resume(
+        cls, index_dir: str | os.PathLike[str], layout: TableLayout, version: int | None
+    ) -> DocumentTable:
         """Open the table of an unfinished build, to go on where it stopped.
+
+        Args:
+            index_dir: The build.
+            layout: Of the table.
+            version: The last one known to be durable, what came later is taken back; ``None`` for
+                the latest.
 
         Raises:
             IntegrityError: The table cannot be read, or has other columns than ``layout``.
             StorageError: The disk refuses.
         """
-        path = Path(index_dir) / TABLE_DIRECTORY
-        with _reading(path):
-            table = cast("LanceTable", _connect(index_dir).open_table(TABLE_NAME))
+        path = Path(index_dir, f"{TABLE_NAME}.lance")
+        table = at_version(Database(os.fspath(index_dir)), TABLE_NAME, version)
+        with reading(path):
             rows, schema = table.count_rows(), table.schema
         if not schema.equals(layout.schema):
             raise IntegrityError(
                 f"{path} has other columns than the build had; build the index again with overwrite"
             )
-        table.set_unenforced_primary_key(["doc_id"])
-        return cls(path, layout, table, rows, read_only=False)
+        return cls(path, layout, table, LiveRows.every(rows), read_only=False)
 
     @classmethod
-    def open(cls, index_dir: str | os.PathLike[str], manifest: Manifest) -> DocumentTable:
-        """Open the table of a finished index, read-only, at the version that its manifest records.
+    def open(
+        cls,
+        index_dir: str | os.PathLike[str],
+        manifest: Manifest,
+        *,
+        write: bool = False,
+        version: int | None = None,
+    ) -> DocumentTable:
+        """Open the table of a finished index at the version that its manifest records.
+
+        Args:
+            index_dir: The index, a directory or a URL of object storage.
+            manifest: Its manifest.
+            write: Whether to change it; what a writer that died left beyond that version is then
+                taken back. For the holder of the index's lock only.
+            version: A later one, to write on from: rows were appended to it that no manifest knows.
 
         Raises:
             IntegrityError: The table, that version of it or rows of it are missing.
             StorageError: The disk refuses.
         """
-        path = Path(index_dir) / TABLE_DIRECTORY
-        encoder, recorded = manifest.encoder, manifest.store
+        recorded, encoder = manifest.store, manifest.encoder
+        location = Location.of(index_dir)
+        folder = location.directory if write else location.folder(manifest)
+        database = location.database(manifest)
+        place = database.table(recorded.table)
         layout = TableLayout(manifest.metadata, encoder.dimension, encoder.bits, manifest.inputs)
-        with _reading(path):
-            table = cast("LanceTable", _connect(index_dir).open_table(TABLE_NAME))
-            table.checkout(recorded.table_version)
-            rows = table.count_rows()
-            names = table.schema.names
+        table = open_table(database, recorded.table, recorded.table_version)
+        with reading(place):
+            rows, names = table.count_rows(), table.schema.names
         if rows != recorded.rows or names != layout.schema.names:
             raise IntegrityError(
-                f"{path} holds {rows} rows of {len(names)} columns, the manifest says "
-                f"{recorded.rows} of {len(layout.schema)}; restore the index or build it again"
+                f"{place} holds {rows} rows and the columns {names}, the manifest says "
+                f"{recorded.rows} and {layout.schema.names}; restore the index or build it again"
             )
-        return cls(path, layout, table, rows, read_only=True)
+        published = live = LiveRows.read(folder, recorded)
+        if write:
+            table = at_version(database, recorded.table, version or recorded.table_version)
+            live = live.followed_by(table.count_rows() - rows)
+        path = folder / f"{recorded.table}.lance"
+        made = cls(path, layout, table, live, known=recorded.files, read_only=not write)
+        made._place, made._published = place, published
+        made._facts = {
+            folder / SCAN_DIRECTORY / str(one.number) / FACTS_FILE: one.files.get(FACTS_FILE, "")
+            for one in manifest.scan.segments
+        }
+        return made
 
     def __len__(self) -> int:
         """Number of documents."""
-        return self._rows
+        return len(self.live)
 
     @property
     def version(self) -> int:
@@ -169,33 +220,15 @@ class DocumentTable:
             StorageError: The disk refuses.
             ValueError: Shapes or types are not those of the table, or it was opened to be read.
         """
-        if self._read_only:
-            raise ValueError(f"{self.path} was opened to be read; append while building")
-        norms = np.asarray(norms, np.float64)
-        tokens = np.asarray(tokens)
-        expected = (len(documents), self.layout.dimension)
-        if vectors.shape != expected or vectors.dtype != np.float32:
-            raise ValueError(
-                f"vectors: got {vectors.dtype} of shape {vectors.shape}; "
-                f"expected float32 of shape {expected}"
-            )
-        if norms.shape != expected[:1] or tokens.shape != expected[:1]:
-            raise ValueError(f"norms and tokens: expected one of each for {expected[0]} documents")
-        if not documents:
-            return
-        finite = np.isfinite(vectors).all(axis=1) & np.isfinite(norms)
-        if not finite.all():
-            doc_id = documents[int(np.argmin(finite))].doc_id
-            raise IntegrityError(
-                f"the vector of document {doc_id!r} holds NaN or infinity; "
-                "check the model's loss on it or leave it out"
-            )
-        given = {"input": inputs, "target": targets}
-        tensors = {name: values for name, values in given.items() if values is not None}
+        norms, tokens = np.asarray(norms, np.float64), np.asarray(tokens)
+        stored = self.layout.quantise(documents, vectors, norms, tokens)
+        given = (("input", inputs), ("target", targets))
+        tensors = {name: values for name, values in given if values is not None}
         if tensors.keys() != self.layout.tensors.keys():
             raise ValueError(f"the table holds tensors {list(self.layout.tensors)}")
-        stored = quantise(vectors, self.layout.bits)
-        self.add([self.layout.encode(self._rows, documents, stored, norms, tokens, tensors)])
+        if documents:
+            first = self.live.total
+            self.add([self.layout.encode(first, documents, stored, norms, tokens, tensors)])
 
     def add(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Add finished rows, the next ones in order, all of them or nothing.
@@ -207,31 +240,107 @@ class DocumentTable:
             StorageError: The disk refuses.
             ValueError: They are not the rows that come next.
         """
-        count = sum(batch.num_rows for batch in batches)
         numbers = [batch.column("row").to_numpy() for batch in batches]
-        due = np.arange(self._rows, self._rows + count)
-        if self._read_only or not np.array_equal(np.concatenate([due[:0], *numbers]), due):
-            raise ValueError(f"{self.path}: rows {self._rows} to {self._rows + count - 1} are due")
+        first, count = self.live.total, sum(batch.num_rows for batch in batches)
+        due = np.arange(first, first + count)
+        if self._read_only:
+            raise ValueError(f"{self.path} was opened to be read")
+        if not np.array_equal(np.concatenate([due[:0], *numbers]), due):
+            raise ValueError(f"{self.path}: rows {first} to {first + count - 1} are due")
         with storage_errors(self.path):
             self._table.add(pa.Table.from_batches(batches, schema=self.layout.schema))
-        self._rows += count
+        self.live = self.live.followed_by(count)
 
-    def seal(self) -> StoreRecord:
-        """Make all that was appended durable; what the manifest is to record of it.
+    def delete(self, ordinals: ArrayLike) -> None:
+        """Delete documents; the ordinals of those after them move up.
+
+        Their rows are hidden, not overwritten: readers of earlier versions still see them.
+
+        Args:
+            ordinals: Positions in the index, each once, [n].
+
+        Raises:
+            StorageError: The disk refuses.
+            ValueError: The table was opened to be read.
+        """
+        if self._read_only:
+            raise ValueError(f"{self.path} was opened to be read")
+        rows = np.sort(self.live.rows(ordinals))
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        for start in range(0, len(runs), _RANGES_PER_DELETE):
+            some = runs[start : start + _RANGES_PER_DELETE]
+            ranges = (f"(row >= {run[0]} AND row <= {run[-1]})" for run in some)
+            with storage_errors(self.path):
+                self._table.delete(" OR ".join(ranges))
+        self.live = self.live.without(rows)
+
+    @staticmethod
+    def drop(index_dir: str | os.PathLike[str]) -> None:
+        """Remove the table of an unfinished build, if there is any.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        path = Path(index_dir, f"{TABLE_NAME}.lance")
+        with storage_errors(path):
+            if path.exists():
+                shutil.rmtree(path)
+
+    def adopt(self, next_row: int) -> None:
+        """Take in rows that others wrote and committed to this table, up to ``next_row``.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with storage_errors(self.path):
+            cast("Any", self._table).checkout_latest()
+        self.live = self.live.followed_by(next_row - self.live.total)
+
+    def sync(self) -> int:
+        """Make all changes durable; the version that is.
 
         Raises:
             StorageError: The disk refuses.
         """
         fsync_tree(self.path)
-        return StoreRecord(table_version=self.version, rows=self._rows)
+        return self.version
 
-    def rows(self, ordinals: ArrayLike, *, fields: Collection[str] | None = None) -> StoredRows:
+    def clean(self) -> None:
+        """Remove what only earlier versions need; no reader may be at one.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with storage_errors(self.path), warnings.catch_warnings():
+            # That it removes every version but the latest is what it is for. Compacting makes two
+            # versions in no time, so that any age but none leaves the last but one, and its files.
+            warnings.simplefilter("ignore", UserWarning)
+            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+    def seal(self) -> StoreRecord:
+        """Make all changes durable; what the manifest is to record of the table.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        fsync_tree(self.path)
+        self._known = table_files(self.path, self._known)
+        return StoreRecord(
+            table=self.path.stem,
+            table_version=self.version,
+            rows=len(self),
+            next_row=self.live.total,
+            deleted=self.live.write(self.path.parent),
+            files=dict(self._known),
+        )
+
+    def rows(self, ordinals: ArrayLike) -> StoredRows:
         """Read documents, in the order of ``ordinals`` (which may repeat).
+
+        Rows are read whole, and each is checked: no part of one leaves the store unverified.
 
         Args:
             ordinals: Positions in the index, [n].
-            fields: The fields of :class:`StoredRows` to read; all by default. Only then are the
-                rows checked against their digests.
 
         Raises:
             IntegrityError: A row is missing, or differs from its digest.
@@ -240,110 +349,55 @@ class DocumentTable:
         """
         wanted = np.asarray(ordinals, np.int64).reshape(-1)
         unique, inverse = np.unique(wanted, return_inverse=True)
-        if len(unique) and not (unique[0] >= 0 and unique[-1] < self._rows):
-            raise IndexError(f"ordinals lie in 0..{self._rows - 1}; got {unique[[0, -1]].tolist()}")
-        read = self._take(unique, fields)
+        if len(unique) and not (unique[0] >= 0 and unique[-1] < len(self)):
+            raise IndexError(f"ordinals lie in 0..{len(self) - 1}; got {unique[[0, -1]].tolist()}")
+        read = self._take(unique)
         if np.array_equal(unique, wanted):
             return read
-        return StoredRows(read.batch.take(pa.array(inverse)), self.layout)
+        return StoredRows(read.batch.take(pa.array(inverse)), self.layout, wanted)
 
-    def batches(self, size: int, *, fields: Collection[str] | None = None) -> Iterator[StoredRows]:
+    def batches(self, size: int, *, start: int = 0) -> Iterator[StoredRows]:
         """Read all documents in order, ``size`` at a time, in memory that does not grow with them.
 
         Args:
             size: Rows per batch.
-            fields: As in :meth:`rows`.
+            start: Ordinal of the first one to read.
 
         Raises:
             IntegrityError: A row is missing, or differs from its digest.
             StorageError: The disk refuses.
         """
         # Lance's own scanner reads ahead by hundreds of megabytes; taking ranges does not.
-        for start in range(0, self._rows, size):
-            yield self._take(np.arange(start, min(start + size, self._rows)), fields)
+        for first in range(start, len(self), size):
+            yield self._take(np.arange(first, min(first + size, len(self))))
 
-    def where(self, where: Where) -> NDArray[np.int64]:
-        """Ordinals, ascending, of the documents whose metadata pass a filter.
-
-        Args:
-            where: See :mod:`wherefrom.store.filters`; empty lets all pass.
+    @cached_property
+    def facts(self) -> Facts:
+        """Ids and metadata of all documents that the manifest knows, whatever was changed since.
 
         Raises:
-            FilterError: The filter names an unknown column or operator, or a value of a wrong type.
-            IntegrityError: The table cannot be read.
+            IntegrityError: A file of them is missing or differs from its digest.
             StorageError: The disk refuses.
+            ValueError: The index is being built; there are none yet.
         """
-        condition = compile_where(where, self.layout.metadata)
-        if condition is None:
-            return np.arange(self._rows)
-        with _reading(self.path):
-            found = self._table.search().where(condition).select(["row"]).to_arrow()
-        return np.sort(found.column("row").to_numpy())
+        if self._facts is None:
+            raise ValueError(f"{self.path}: facts are written at the end of a build")
+        return Facts.open(self._facts, self.layout, self._published)
 
-    def find(self, doc_ids: Sequence[str]) -> dict[str, int]:
-        """Ordinals of those of ``doc_ids`` that the table holds.
-
-        Raises:
-            IntegrityError: The table cannot be read.
-            StorageError: The disk refuses.
-        """
-        if not doc_ids:
-            return {}
-        from lancedb.expr import col, lit
-
-        condition = col("doc_id").isin([lit(doc_id) for doc_id in doc_ids])
-        with _reading(self.path):
-            found = self._table.search().where(condition).select(["row", "doc_id"]).to_arrow()
-        ordinals = found.column("row").to_pylist()
-        return dict(zip(found.column("doc_id").to_pylist(), ordinals, strict=True))
-
-    def doc_ids(self) -> list[str]:
-        """Ids of all documents, in order.
-
-        Raises:
-            IntegrityError: The table cannot be read.
-            StorageError: The disk refuses.
-        """
-        batches = self.batches(_DOC_IDS_PER_READ, fields=["doc_ids"])
-        return [doc_id for batch in batches for doc_id in batch.doc_ids]
-
-    def _take(self, ordinals: NDArray[np.int64], fields: Collection[str] | None) -> StoredRows:
+    def _take(self, ordinals: NDArray[np.int64]) -> StoredRows:
         """Read ascending ``ordinals`` and make sure that the rows are those asked for."""
-        columns = stored_columns(self.layout, fields)
+        schema = self.layout.schema
         if not len(ordinals):
-            schema = pa.schema([self.layout.schema.field(name) for name in columns])
-            return StoredRows(pa.RecordBatch.from_pylist([], schema=schema), self.layout)
-        with _reading(self.path):
-            taken = self._table.take_offsets(ordinals.tolist()).select(columns).to_arrow()
-        batch = taken.select(columns).combine_chunks().to_batches()[0]
-        rows = StoredRows(batch, self.layout)
-        if not np.array_equal(rows.ordinals, ordinals):
+            return StoredRows(pa.RecordBatch.from_pylist([], schema=schema), self.layout, ordinals)
+        with reading(self._place):
+            taken = self._table.take_offsets(ordinals.tolist()).select(schema.names).to_arrow()
+            batch = taken.select(schema.names).combine_chunks().to_batches()[0]
+        rows = StoredRows(batch, self.layout, ordinals)
+        in_order = np.array_equal(rows.row_numbers, self.live.rows(ordinals))
+        if not in_order or not batch.schema.equals(schema):
             raise IntegrityError(
-                f"{self.path} does not hold its rows in order; it was changed by another program: "
-                "restore the index or build it again"
+                f"{self._place} does not hold its rows in order, or in other columns; another "
+                "program changed it: restore the index or build it again"
             )
-        if fields is None:
-            rows.verify()
+        rows.verify()
         return rows
-
-
-def _connect(index_dir: str | os.PathLike[str]) -> DBConnection:
-    # Importing LanceDB takes seconds; only who touches a table should wait.
-    import lancedb
-
-    return lancedb.connect(os.fspath(index_dir), read_consistency_interval=timedelta(0))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what LanceDB raises over missing or damaged files into one-line errors."""
-    try:
-        with storage_errors(path):
-            yield
-    except (IntegrityError, StorageError):
-        raise
-    except Exception as error:  # damaged metadata make Lance's Rust panic, an error of its own kind
-        cause = str(error).splitlines()[0]
-        raise IntegrityError(
-            f"{path} cannot be read ({cause}); restore the index from a copy or build it again"
-        ) from error

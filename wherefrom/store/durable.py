@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
 _REMEDIES = {
     errno.ENOSPC: "free some space there or choose another place",
     errno.EDQUOT: "free some of your quota there or choose another place",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) or choose another place",
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "change its permissions or choose another place",
     errno.EPERM: "change its permissions or choose another place",
@@ -113,7 +115,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         StorageError: The disk refuses; what stood at ``path`` before still does.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
+    # Two workers may be at the same piece of work; each leaves the same file.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with storage_errors(target):
         try:
             write(temporary)

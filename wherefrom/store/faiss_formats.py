@@ -58,6 +58,10 @@ class Format(ABC):
     def empty(self, faiss: Any, low: NDArray[np.float64], high: NDArray[np.float64]) -> Any:
         """A trained FAISS index without vectors, whose own entries will lie in [low, high]."""
 
+    def trained(self, index: Any) -> bytes:
+        """What ``index`` has learnt of the vectors, as it stands in its file; of most, nothing."""
+        return b""
+
     def extended(
         self, exact: NDArray[np.float64], rounded: NDArray[np.float32]
     ) -> NDArray[np.float32]:
@@ -126,6 +130,10 @@ class ScalarBytes(Format):
         index.sq.rangestat_arg = 0.0
         index.train(np.stack([low, high]).astype(np.float32))
         return index
+
+    def trained(self, index: Any) -> bytes:
+        """The ranges, two float32 an entry."""
+        return bytes(import_faiss().vector_to_array(index.sq.trained).tobytes())
 
     def slack(self, query: ScaledQuery, largest: float, index: Any) -> float:
         """By the ranges that ``index`` was trained on."""

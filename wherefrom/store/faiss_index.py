@@ -3,13 +3,16 @@
 FAISS builds an index in memory only; here its file is written a batch at a time, around codes that
 FAISS itself encodes, so that building takes the memory of one batch. Searching maps the file.
 ``faiss.read_index`` trusts what it reads (files made to harm have written beyond its buffers as
-late as 1.15), so :func:`open_faiss` is for files whose SHA-256 was just compared with the
-manifest's.
+late as 1.15), and a manifest from someone else has the digests of whatever came with it. So
+:func:`open_faiss` first compares all that FAISS would act on with what it writes itself for an
+index of that kind and size: only numbers are left to whoever made the file, and of those FAISS
+makes no more than wrong candidates.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +186,7 @@ def build_faiss(
 def open_faiss(
     record: AcceleratorRecord, path: Path, *, device: str = "cpu", threads: int = 1
 ) -> FaissIndex:
-    """Map an index file that was verified already.
+    """Map an index file whose SHA-256 was compared with the manifest's already.
 
     Args:
         record: What the manifest says of it.
@@ -198,6 +201,7 @@ def open_faiss(
     """
     faiss = import_faiss()
     faiss.omp_set_num_threads(threads)
+    _require_own_frame(faiss, record, path)
     try:
         with storage_errors(path):
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
@@ -207,6 +211,35 @@ def open_faiss(
     if (index.ntotal, index.d) != (record.rows, entries):
         raise _unreadable(path, f"it holds {index.ntotal} vectors of {index.d} entries")
     return FaissIndex(record, index, _on_gpu(faiss, index, record.kind, device))
+
+
+def _require_own_frame(faiss: Any, record: AcceleratorRecord, path: Path) -> None:
+    """Refuse a file in which anything but codes and learnt ranges differs from FAISS's own.
+
+    Raises:
+        IntegrityError: It does.
+        StorageError: The disk refuses.
+    """
+    kind = FORMATS[record.kind]
+    if record.dimension + kind.further(record.dimension) > _MOST_DIMENSIONS:
+        raise _unreadable(path, f"no index has vectors of {record.dimension:,} entries")
+    # Ranges that no other bytes of the file are likely to look like.
+    low = -np.random.default_rng(0).random(record.dimension) - 1.0
+    index = kind.empty(faiss, low, -low)
+    frame, trained = _Frame.of(faiss, index), kind.trained(index)
+    head, codes = frame.head(record.rows), frame.code_bytes * record.rows
+    with storage_errors(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != len(head) + codes + len(frame.tail):
+            raise _unreadable(path, f"{size} bytes cannot be {record.rows} vectors")
+        found_head = file.read(len(head))
+        file.seek(codes, os.SEEK_CUR)
+        found_tail = file.read()
+    for expected, found in ((head, found_head), (frame.tail, found_tail)):
+        start = expected.find(trained) if trained else -1
+        stop = start + len(trained) if start >= 0 else (start := len(expected))
+        if (found[:start], found[stop:]) != (expected[:start], expected[stop:]):
+            raise _unreadable(path, "it is laid out as this faiss would not write it")
 
 
 def _on_gpu(faiss: Any, index: Any, kind: AcceleratorKind, device: str) -> Any | None:
@@ -232,11 +265,13 @@ class _Frame:
         before: Ends with a little-endian uint64, the size of the codes.
         tail: What comes after them.
         size_per_row: That size for one row, in FAISS's unit for it.
+        code_bytes: Bytes of one row's code.
     """
 
     before: bytes
     tail: bytes
     size_per_row: int
+    code_bytes: int
 
     @classmethod
     def of(cls, faiss: Any, index: Any) -> _Frame:
@@ -259,7 +294,7 @@ class _Frame:
                 f"faiss {faiss.__version__} lays its files out in a way that is not known; "
                 "install faiss-cpu==1.15.1"
             )
-        return cls(before, tail, size // rows)
+        return cls(before, tail, size // rows, width)
 
     def head(self, rows: int) -> bytes:
         """What comes before the codes of ``rows`` vectors."""

@@ -1,4 +1,4 @@
-"""Typed filters over metadata, compiled to LanceDB expressions, never to SQL text.
+"""Typed filters over metadata: values to compare with, never text that a database reads.
 
 A filter maps columns to conditions, all of which must hold::
 
@@ -8,6 +8,7 @@ A filter maps columns to conditions, all of which must hold::
     {"party": None}, {"party": ("!=", None)}            missing, present
 
 On the command line: ``year < 1900``, ``party in Whig,Democratic``, ``party is missing``.
+A filter may hold :data:`MOST_CONDITIONS`, and a list :data:`MOST_VALUES`: anyone may send one.
 A missing value passes no comparison, ``!=`` and ``not in`` included. Strings are compared by code
 point, case counts.
 """
@@ -15,35 +16,29 @@ point, case counts.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_, eq, ge, gt, le, lt, ne
-from typing import TYPE_CHECKING, Any
 
 from wherefrom.errors import FilterError
 from wherefrom.records import MetadataValue
-from wherefrom.store.columns import fit_value, metadata_column
+from wherefrom.store.columns import fit_value
 from wherefrom.store.manifest_parts import ColumnType
 
-if TYPE_CHECKING:
-    from lancedb.expr import Expr
-
-__all__ = ["Comparison", "Condition", "Where", "comparisons", "compile_where"]
+__all__ = ["MOST_CONDITIONS", "MOST_VALUES", "Comparison", "Condition", "Where", "comparisons"]
 __all__ += ["parse_where", "parse_wheres"]
 
 Condition = MetadataValue | tuple[str, object] | list[tuple[str, object]]
 Where = Mapping[str, Condition]
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "==": eq,
-    "!=": ne,
-    "<": lt,
-    "<=": le,
-    ">": gt,
-    ">=": ge,
-}
-_OPERATORS = (*_COMPARE, "in", "not in", "contains")
+MOST_CONDITIONS = 1000
+"""Conditions of a filter, over all columns."""
+
+MOST_VALUES = 100_000
+"""Values of one ``in`` or ``not in``."""
+
+_LONGEST_SHOWN = 200
+_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_OPERATORS = (*_COMPARISONS, "in", "not in", "contains")
 _TRUTHS = {"true": True, "false": False}
 _EQUALITY = ("==", "!=")
 # Longest first, so that "<=" is not read as "<" with the value "= ...".
@@ -64,24 +59,20 @@ def comparisons(where: Where, columns: Mapping[str, ColumnType]) -> tuple[Compar
     """Check a filter against the metadata columns of an index.
 
     Raises:
-        FilterError: It names an unknown column or operator, or a value of a wrong type.
+        FilterError: It names an unknown column or operator, or a value of a wrong type, or is too
+            long.
     """
     checked = []
     for column, condition in where.items():
         kind = _column_type(column, columns)
         for operator, value in _pairs(column, condition):
             checked.append(_check(column, kind, operator, value))
+            if len(checked) > MOST_CONDITIONS:
+                raise FilterError(
+                    f"the filter has more than {MOST_CONDITIONS} conditions; give fewer, or 'in' "
+                    "with a list of values"
+                )
     return tuple(checked)
-
-
-def compile_where(where: Where, columns: Mapping[str, ColumnType]) -> Expr | None:
-    """The LanceDB expression of a filter; ``None`` if it lets all documents pass.
-
-    Raises:
-        FilterError: As :func:`comparisons`.
-    """
-    compiled = [_compile(comparison) for comparison in comparisons(where, columns)]
-    return reduce(and_, compiled) if compiled else None
 
 
 def parse_wheres(
@@ -119,16 +110,32 @@ def parse_where(clause: str, columns: Mapping[str, ColumnType]) -> tuple[str, tu
     value: object
     if operator in ("is missing", "is present"):
         if text:
-            raise FilterError(f"filter {clause!r}: nothing may follow {operator!r}")
+            raise FilterError(f"filter {_shown(clause)}: nothing may follow {operator!r}")
         operator, value = ("==" if operator == "is missing" else "!="), None
     elif operator in ("in", "not in"):
-        items = next(csv.reader([text], skipinitialspace=True), [])
-        value = [_read_value(column, kind, item.strip()) for item in items]
+        value = [_read_value(column, kind, item.strip()) for item in _items(column, text)]
     else:
         value = _read_value(column, kind, text)
     operator = "==" if operator == "=" else operator
     _check(column, kind, operator, value)
     return column, (operator, value)
+
+
+def _items(column: str, text: str) -> list[str]:
+    """The values of a list, as CSV has them."""
+    try:
+        return next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise FilterError(
+            f"filter on {column!r}: cannot read the list {_shown(text)} ({error}); separate values "
+            "by commas and quote those that hold one"
+        ) from error
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _split(clause: str, columns: Mapping[str, ColumnType]) -> tuple[str, str, str]:
@@ -146,7 +153,7 @@ def _split(clause: str, columns: Mapping[str, ColumnType]) -> tuple[str, str, st
             if not is_word or not value or value[0].isspace():
                 return column, operator, value.strip()
     raise FilterError(
-        f"cannot read the filter {clause!r}; write COLUMN OPERATOR VALUE with a column of "
+        f"cannot read the filter {_shown(clause)}; write COLUMN OPERATOR VALUE with a column of "
         f"{_listed(columns)} and an operator of {', '.join(_WRITTEN)}"
     )
 
@@ -170,8 +177,8 @@ def _pairs(column: str, condition: object) -> list[tuple[str, object]]:
     found = [pair for pair in pairs if pair is not None]
     if not found or len(found) < len(pairs):
         raise FilterError(
-            f"filter on {column!r}: got {condition!r}; give a value, (operator, value) or a list "
-            "of such pairs"
+            f"filter on {column!r}: got {_shown(condition)}; give a value, (operator, value) or a "
+            "list of such pairs"
         )
     return found
 
@@ -186,13 +193,19 @@ def _pair(condition: object) -> tuple[str, object] | None:
 def _check(column: str, kind: ColumnType, operator: str, value: object) -> Comparison:
     if operator not in _OPERATORS:
         raise FilterError(
-            f"filter on {column!r}: no operator {operator!r}; use one of {', '.join(_OPERATORS)}"
+            f"filter on {column!r}: no operator {_shown(operator)}; use one of "
+            f"{', '.join(_OPERATORS)}"
         )
     if operator in ("in", "not in"):
         if not isinstance(value, (list, tuple, set, frozenset)) or not value:
             raise FilterError(
                 f"filter on {column!r}: {operator!r} needs a list of one or more {kind} values; "
-                f"got {value!r}"
+                f"got {_shown(value)}"
+            )
+        if len(value) > MOST_VALUES:
+            raise FilterError(
+                f"filter on {column!r}: {operator!r} has {len(value):,} values; give at most "
+                f"{MOST_VALUES:,}"
             )
         return Comparison(column, operator, tuple(_typed(column, kind, item) for item in value))
     if value is None and operator in _EQUALITY:
@@ -208,37 +221,30 @@ def _typed(column: str, kind: ColumnType, value: object) -> str | int | float | 
     fitting = fit_value(kind, value)
     if fitting is None:
         raise _wrong_type(column, kind, value)
+    if isinstance(fitting, str):
+        _require_unicode(column, fitting)
     return fitting
 
 
+def _require_unicode(column: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FilterError(
+            f"filter on {column!r}: {_shown(text)} holds half a surrogate pair, which no stored "
+            "text does; give valid Unicode"
+        ) from error
+
+
 def _wrong_type(column: str, kind: ColumnType, value: object) -> FilterError:
-    return FilterError(f"filter on {column!r}: got {value!r}; the column holds {kind}")
+    return FilterError(f"filter on {column!r}: got {_shown(value)}; the column holds {kind}")
 
 
 def _column_type(column: str, columns: Mapping[str, ColumnType]) -> ColumnType:
     if column not in columns:
-        raise FilterError(f"no metadata column {column!r}; the index has {_listed(columns)}")
+        raise FilterError(f"no metadata column {_shown(column)}; the index has {_listed(columns)}")
     return columns[column]
 
 
 def _listed(columns: Mapping[str, ColumnType]) -> str:
     return ", ".join(columns) or "none"
-
-
-def _compile(comparison: Comparison) -> Expr:
-    from lancedb.expr import col, func, lit
-
-    stored = col(metadata_column(comparison.column))
-    operator, value = comparison.operator, comparison.value
-    if value is None:
-        # LanceDB's expressions have no IS NULL. x = x is null where x is, and concat, which skips
-        # nulls, then gives "".
-        known = func("concat", (stored == stored).cast("string"))
-        return known == lit("") if operator == "==" else known != lit("")
-    if isinstance(value, tuple):
-        found = stored.isin([lit(item) for item in value if item is not None])
-        return ~found if operator == "not in" else found
-    if operator == "contains":
-        return stored.contains(lit(value))
-    compiled: Expr = _COMPARE[operator](stored, lit(value))
-    return compiled

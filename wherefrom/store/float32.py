@@ -137,7 +137,7 @@ class Ranges:
         self.low = np.full(dimension, np.inf)
         self.high = np.full(dimension, -np.inf)
         self.largest = 0.0
-        for batch in table.batches(_rows_per_batch(dimension), fields=["vectors"]):
+        for batch in table.batches(_rows_per_batch(dimension)):
             vectors = batch.vectors
             np.minimum(self.low, vectors.min(axis=0), out=self.low)
             np.maximum(self.high, vectors.max(axis=0), out=self.high)

@@ -26,6 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wherefrom.errors import IntegrityError, StorageError
+from wherefrom.store.boundary import require_own_data
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, fsync_tree, storage_errors
@@ -219,12 +220,13 @@ def open_lance(
         probes: How many of the IVF index's partitions to visit; all rows by default.
 
     Raises:
-        IntegrityError: It is not such a table as ``record`` describes.
+        IntegrityError: It is not such a table as ``record`` describes, or names data elsewhere.
         StorageError: The disk refuses.
     """
     import lancedb
 
     path = index_dir / LANCE_DIRECTORY
+    require_own_data(path)
     with _reading(str(path)):
         table = cast("LanceTable", lancedb.connect(str(index_dir)).open_table(_TABLE))
         table.checkout(table.version)

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from wherefrom.errors import CorpusError
+from wherefrom.errors import CorpusError, IntegrityError
 from wherefrom.records import Bits, Document, MetadataValue
 from wherefrom.store.codes import CodeFormat
 from wherefrom.store.columns import ARROW_TYPES, fit_value, metadata_column
 from wherefrom.store.digests import DIGEST_SIZE, content_hash, row_digests, utf8
 from wherefrom.store.manifest_parts import ColumnType, InputRecord
-from wherefrom.store.quantise import Quantised
+from wherefrom.store.quantise import Quantised, quantise
 
 __all__ = ["TableLayout"]
 
@@ -94,6 +94,42 @@ class TableLayout:
             "target": (np.dtype(record.target_dtype).newbyteorder("<"), record.target_shape),
         }
 
+    def quantise(
+        self,
+        documents: Sequence[Document],
+        vectors: NDArray[np.float32],
+        norms: NDArray[np.float64],
+        tokens: NDArray[np.integer[Any]],
+    ) -> Quantised:
+        """The vectors of ``documents`` as they are stored.
+
+        Args:
+            documents: n documents.
+            vectors: [n, dimension] float32.
+            norms: Of the vectors before any encoding, [n].
+            tokens: Scored tokens, [n].
+
+        Raises:
+            IntegrityError: A vector or norm is not finite; the document is named.
+            ValueError: Shapes or types are not those of the table.
+        """
+        expected = (len(documents), self.dimension)
+        if vectors.shape != expected or vectors.dtype != np.float32:
+            raise ValueError(
+                f"vectors: got {vectors.dtype} of shape {vectors.shape}; "
+                f"expected float32 of shape {expected}"
+            )
+        if norms.shape != expected[:1] or tokens.shape != expected[:1]:
+            raise ValueError(f"norms and tokens: expected one of each for {expected[0]} documents")
+        finite = np.isfinite(vectors).all(axis=1) & np.isfinite(norms)
+        if not finite.all():
+            doc_id = documents[int(np.argmin(finite))].doc_id
+            raise IntegrityError(
+                f"the vector of document {doc_id!r} holds NaN or infinity; "
+                "check the model's loss on it or leave it out"
+            )
+        return quantise(vectors, self.bits)
+
     def encode(
         self,
         first_row: int,
@@ -146,6 +182,16 @@ class TableLayout:
         batch = pa.RecordBatch.from_arrays(
             [columns[name] for name in names], schema=pa.schema(list(self.schema)[:-1])
         )
+        return self._digested(batch)
+
+    def numbered(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+        """The same rows under other numbers, from ``first_row`` on, with digests for those."""
+        numbers = pa.array(np.arange(first_row, first_row + batch.num_rows), pa.int64())
+        columns = {name: batch.column(name) for name in self.schema.names[:-1]} | {"row": numbers}
+        schema = pa.schema(list(self.schema)[:-1])
+        return self._digested(pa.RecordBatch.from_arrays(list(columns.values()), schema=schema))
+
+    def _digested(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         digests = pa.array(row_digests(batch), pa.binary(DIGEST_SIZE))
         return pa.RecordBatch.from_arrays([*batch.columns, digests], schema=self.schema)
 

@@ -17,10 +17,14 @@ __all__ = [
     "AcceleratorRecord",
     "AdapterRecord",
     "BackgroundRecord",
+    "ChangeKind",
+    "ChangeRecord",
     "ChoiceRecord",
     "ColumnType",
     "CorpusRecord",
     "CurvatureRecord",
+    "DeletedRecord",
+    "DriftRecord",
     "EncoderRecord",
     "FidelityRecord",
     "InputRecord",
@@ -29,6 +33,7 @@ __all__ = [
     "ObjectiveRecord",
     "Record",
     "ScanRecord",
+    "SegmentRecord",
     "StoreRecord",
     "TriedRecord",
 ]
@@ -37,8 +42,23 @@ MAX_SKIPPED_LISTED = 1000
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 AcceleratorKind = Literal["faiss-flat", "faiss-sq8", "faiss-rabitq", "lance-ivf"]
-_Count = Annotated[int, Field(ge=0)]
-_Size = Annotated[int, Field(gt=0)]
+ChangeKind = Literal["append", "delete", "purge", "compact", "repair"]
+_Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Size = Annotated[int, Field(gt=0, lt=1 << 53)]
+# What Arrow counts the entries of a list with.
+_Dimension = Annotated[int, Field(gt=0, lt=1 << 31)]
+# What is shown to people stays on its line.
+_Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+# Paths within a folder, which no part of leads out of, and SHA-256 in hexadecimal.
+_Files = dict[
+    Annotated[str, Field(max_length=1000, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")],
+    Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
+]
+_Some = Annotated[tuple[float, ...], Field(min_length=1)]
+_Dtype = (
+    Literal["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+    | Literal["float16", "float32", "float64"]
+)
 
 
 class Record(BaseModel):
@@ -55,8 +75,8 @@ class AdapterRecord(Record):
         sha256: Fingerprint of its weights and scaling.
     """
 
-    source: str | None
-    sha256: str
+    source: _Name | None
+    sha256: _Name
 
 
 class ModelRecord(Record):
@@ -75,20 +95,20 @@ class ModelRecord(Record):
     """
 
     kind: Literal["huggingface", "adapter", "module"]
-    source: str | None
+    source: _Name | None
     task: Literal["causal_lm", "sequence_classification", "masked_lm"] | None
     dtype: Literal["float32", "bfloat16", "float16", "float64"]
-    weights_sha256: str
-    tokenizer_sha256: str | None
-    architecture: str
+    weights_sha256: _Name
+    tokenizer_sha256: _Name | None
+    architecture: _Name
     adapter: AdapterRecord | None
 
 
 class LayerRecord(Record):
     """One indexed layer: its module name, its kind and the shape of its weight."""
 
-    name: str
-    kind: str
+    name: _Name
+    kind: _Name
     d_in: _Count
     d_out: _Count
     bias: bool
@@ -102,7 +122,7 @@ class ObjectiveRecord(Record):
         options: What else it takes to make it again, as plain values.
     """
 
-    kind: str
+    kind: _Name
     options: dict[str, JsonValue] = {}
 
 
@@ -120,7 +140,7 @@ class CurvatureRecord(Record):
             self-influences.
     """
 
-    kind: str
+    kind: _Name
     damping: float
     whitened: bool
     fisher: str | None
@@ -204,10 +224,10 @@ class EncoderRecord(Record):
     reduce: Literal["sketch", "energy", "random", "none"]
     reduced: _Size
     sketched: _Size | None = None
-    pca: _Size | None = None
+    pca: _Dimension | None = None
     rotate: bool
     bits: Bits
-    dimension: _Size
+    dimension: _Dimension
     seed: int
     bytes_per_document: float
     file_sha256: str
@@ -238,35 +258,115 @@ class CorpusRecord(Record):
 class InputRecord(Record):
     """Types (numpy names) and shapes (of one example) of tensor inputs and targets."""
 
-    dtype: str
+    dtype: _Dtype
     shape: tuple[_Count, ...]
-    target_dtype: str
+    target_dtype: _Dtype
     target_shape: tuple[_Count, ...]
 
 
-class StoreRecord(Record):
-    """The version of the documents table that the index consists of, and its rows."""
+class DeletedRecord(Record):
+    """The file that holds the numbers of deleted rows: its name, its SHA-256 and how many."""
 
+    file: Annotated[str, Field(pattern=r"^deleted-[0-9a-f]{16}\.npy$")]
+    sha256: str
+    rows: _Size
+
+
+class StoreRecord(Record):
+    """The version of the documents table that the index consists of, and its rows.
+
+    Attributes:
+        table: Name of the table; compaction writes another.
+        table_version: Its version.
+        rows: Documents.
+        next_row: Rows numbered so far, those of deleted documents included.
+        deleted: Which of them were deleted, if any were.
+        files: SHA-256 of the table's files, by their paths within it.
+    """
+
+    table: Annotated[str, Field(pattern=r"^documents(-[1-9][0-9]*)?$")] = "documents"
     table_version: _Count
     rows: _Count
+    next_row: _Count
+    deleted: DeletedRecord | None = None
+    files: _Files = {}
+
+
+class SegmentRecord(Record):
+    """Consecutive rows of the scan copy, in files that never change.
+
+    Attributes:
+        number: Names its directory: the generation that it came with.
+        first_row: Number of its first row.
+        rows: How many, those of deleted documents included.
+        files: SHA-256 of each of its files.
+    """
+
+    number: _Size
+    first_row: _Count
+    rows: _Count
+    files: _Files
 
 
 class ScanRecord(Record):
     """The scan copy.
 
     Attributes:
-        rows: Documents.
+        rows: Rows of all segments.
         width: Bytes of a code, padding included.
         bits: Per entry of a code, at most 8.
         dimension: Entries of a code.
-        files: SHA-256 of each of its files.
+        segments: Their rows follow one another.
     """
 
     rows: _Count
     width: _Size
     bits: Bits
-    dimension: _Size
-    files: dict[str, str]
+    dimension: _Dimension
+    segments: tuple[SegmentRecord, ...]
+
+
+class ChangeRecord(Record):
+    """One change of a finished index.
+
+    Attributes:
+        kind: What was done.
+        generation: That it led to.
+        when: ISO 8601 time.
+        added: Documents appended.
+        removed: Documents deleted or replaced.
+        content_sha256: Digest of their ids and contents.
+        drift: Whitened energy of those appended, as a multiple of what documents of the build have.
+        warnings: What the change warned of.
+    """
+
+    kind: ChangeKind
+    generation: _Size
+    when: str
+    added: _Count = 0
+    removed: _Count = 0
+    content_sha256: str
+    drift: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class DriftRecord(Record):
+    """Whitened energy of the documents that an index was built from, to compare others with.
+
+    The logarithm of a document's squared whitened norm is, but for ``spread``, ``intercept +
+    slope * log(tokens)``.
+
+    Attributes:
+        documents: It was fitted to.
+        intercept: At one token.
+        slope: For each unit of the logarithm of the scored tokens.
+        spread: Standard deviation of what remains.
+    """
+
+    documents: _Count
+    intercept: float
+    slope: float
+    spread: float
 
 
 class AcceleratorRecord(Record):
@@ -287,11 +387,11 @@ class AcceleratorRecord(Record):
     kind: AcceleratorKind
     table_version: _Count
     rows: _Count
-    dimension: _Size
-    scale: float
-    residual: float
-    largest: float
-    files: dict[str, str]
+    dimension: _Dimension
+    scale: Annotated[float, Field(gt=0.0)]
+    residual: Annotated[float, Field(ge=0.0)]
+    largest: Annotated[float, Field(ge=0.0)]
+    files: _Files
     library: str
 
 
@@ -311,7 +411,7 @@ class BackgroundRecord(Record):
     pairs: _Count
     queries: _Count
     seed: int
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
-    highest: tuple[float, ...]
-    lowest: tuple[float, ...]
+    levels: _Some
+    quantiles: _Some
+    highest: _Some
+    lowest: _Some

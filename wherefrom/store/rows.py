@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,65 +18,29 @@ from wherefrom.store.digests import row_digests
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.quantise import Quantised
 
-__all__ = ["FIELDS", "StoredRows", "stored_columns"]
-
-FIELDS = {
-    "ordinals": ("row",),
-    "doc_ids": ("doc_id",),
-    "content_hashes": ("content_hash",),
-    "texts": ("text",),
-    "scored": ("scored",),
-    "special_tokens": ("special_tokens",),
-    "parent_ids": ("parent_id",),
-    "char_starts": ("char_start",),
-    "tokens": ("tokens",),
-    "norms": ("norm",),
-    "residual_norms": ("residual_norm",),
-    "stored": ("scale", "code", "residual_norm"),
-    "vectors": ("scale", "code"),
-    "inputs": ("input",),
-    "targets": ("target",),
-    "metadata": (),
-}
-
-
-def stored_columns(layout: TableLayout, fields: Iterable[str] | None) -> list[str]:
-    """The table's columns that ``fields`` of :class:`StoredRows` are decoded from; all for None.
-
-    Raises:
-        ValueError: There is no such field.
-    """
-    if fields is None:
-        return list(layout.schema.names)
-    wanted = set(fields)
-    if not wanted <= FIELDS.keys():
-        raise ValueError(f"no fields {sorted(wanted - FIELDS.keys())}; there are {list(FIELDS)}")
-    columns = {"row"}.union(*(FIELDS[field] for field in wanted))
-    if "metadata" in wanted:
-        columns.update(metadata_column(name) for name in layout.metadata)
-    return [name for name in layout.schema.names if name in columns]
+__all__ = ["StoredRows"]
 
 
 @dataclass(frozen=True)
 class StoredRows:
     """Documents as they are stored, n of them, in the order they were asked for.
 
-    A field that was not read raises :class:`KeyError`.
-
     Attributes:
         batch: The stored columns.
         layout: What they mean.
+        ordinals: Positions of the documents in the index, [n].
     """
 
     batch: pa.RecordBatch
     layout: TableLayout
+    ordinals: NDArray[np.int64]
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.batch.num_rows)
 
     def verify(self) -> None:
-        """Check every row, all columns of which must have been read, against its digest.
+        """Check every row against its digest.
 
         Raises:
             IntegrityError: A row differs; the first such document is named.
@@ -93,8 +56,8 @@ class StoredRows:
                 )
 
     @cached_property
-    def ordinals(self) -> NDArray[np.int64]:
-        """Positions in the index, [n]."""
+    def row_numbers(self) -> NDArray[np.int64]:
+        """The numbers that the rows were written under, [n]; deleted rows leave gaps."""
         return self._numbers("row")
 
     @cached_property
@@ -184,7 +147,7 @@ class StoredRows:
         """One of the rows, without its vector, in memory of its own."""
         names = [name for name in self.batch.schema.names if name not in ("scale", "code")]
         row = self.batch.select(names).take(pa.array([position]))
-        return StoredRows(row, self.layout)
+        return StoredRows(row, self.layout, self.ordinals[[position]])
 
     def documents(self) -> list[Document]:
         """The documents, rebuilt."""

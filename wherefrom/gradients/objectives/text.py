@@ -222,8 +222,9 @@ def logits_of(model: nn.Module, batch: Batch, role: str, dimensions: int, **name
 def _checked_context(model: nn.Module, wanted: int | None) -> int:
     limit = _position_limit(model)
     context = min(limit or LONGEST_CONTEXT, LONGEST_CONTEXT) if wanted is None else wanted
-    if context < 2:
-        raise ModelError(f"context={context} is too short; give at least 2 tokens")
+    # What an index recorded may be anything.
+    if not isinstance(context, int) or context < 2:
+        raise ModelError(f"context={context!r:.40} is too short; give at least 2 tokens")
     if limit is not None and context > limit:
         raise ModelError(
             f"context={context} is more than the model's {limit} positions; give at most {limit}"

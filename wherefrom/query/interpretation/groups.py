@@ -11,47 +11,15 @@ from numpy.typing import NDArray
 from wherefrom.errors import QueryError
 from wherefrom.query.interpretation.explanation import Group, Grouping
 from wherefrom.records import MetadataValue, Tier
-from wherefrom.store import DocumentTable
-from wherefrom.store.columns import metadata_column
-from wherefrom.store.filters import comparisons
 
-__all__ = ["MOST_GROUPS", "column_values", "grouping"]
+__all__ = ["MOST_GROUPS", "grouping"]
 
 MOST_GROUPS = 1000
 
-_ROWS_PER_READ = 1 << 16
 _DRAWN_ONE_BY_ONE = 4096
 _EXTREMES = 128
 _CELLS = 64
 _ENTRIES_AT_ONCE = 1 << 20
-
-
-def column_values(
-    table: DocumentTable, column: str, ordinals: NDArray[np.int64] | None = None
-) -> list[MetadataValue]:
-    """One metadata value a document, ``None`` where it is missing.
-
-    Args:
-        table: The documents.
-        column: Which.
-        ordinals: Positions in the index, int64 ``[document]``; all by default.
-
-    Raises:
-        FilterError: There is no such column.
-        IntegrityError: The table cannot be read.
-        StorageError: The disk refuses.
-    """
-    comparisons({column: None}, table.layout.metadata)
-    name = metadata_column(column)
-    blocks = (
-        table.batches(_ROWS_PER_READ, fields=["metadata"])
-        if ordinals is None
-        else (
-            table.rows(ordinals[start : start + _ROWS_PER_READ], fields=["metadata"])
-            for start in range(0, len(ordinals), _ROWS_PER_READ)
-        )
-    )
-    return [value for rows in blocks for value in rows.batch.column(name).to_pylist()]
 
 
 def grouping(

@@ -16,7 +16,7 @@ from wherefrom.query.documents import document_batches, row_blocks
 from wherefrom.query.exact import exact_products
 from wherefrom.query.interpretation.explain import Explainer
 from wherefrom.query.interpretation.explanation import By, Explanation, Grouping, Similarity
-from wherefrom.query.interpretation.groups import column_values, grouping
+from wherefrom.query.interpretation.groups import grouping
 from wherefrom.query.interpretation.lexical import Lexicon
 from wherefrom.query.interpretation.similarity import similarity_of
 from wherefrom.query.options import QueryOptions
@@ -122,8 +122,8 @@ class Interpreter:
         if tier not in ("stored", "exact"):
             raise QueryError(f"tier={tier!r} is unknown; give 'stored' or 'exact'")
         question, options = self._asked_again(asked, tensors, damping)
-        chosen = self.table.where(options.where if where is None else where)
-        values = {by: column_values(self.table, by, chosen) for by in columns}
+        chosen = self.table.facts.where(options.where if where is None else where)
+        values = {by: self.table.facts.column(by, chosen) for by in columns}
         if tier == "stored":
             scores = self._stored(question, options, chosen)
         else:

@@ -109,7 +109,7 @@ class Lexicon:
             IntegrityError: The table cannot be read.
             StorageError: The disk refuses.
         """
-        blocks = table.batches(_ROWS_PER_READ, fields=["texts"])
+        blocks = table.batches(_ROWS_PER_READ)
         return cls(text for rows in blocks for text in rows.texts)
 
     def __len__(self) -> int:

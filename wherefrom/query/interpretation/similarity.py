@@ -96,7 +96,7 @@ def similarity_of(
     if most_similar < 0:
         raise QueryError(f"most_similar={most_similar} is not allowed; give 0 or more")
     labels = manifest.objective.kind == "sequence_classification"
-    likeness = _Likeness(answer.query, lexicon, table.where(answer.where), labels=labels)
+    likeness = _Likeness(answer.query, lexicon, table.facts.where(answer.where), labels=labels)
     best = likeness.best(most_similar)
     # Percentiles were measured under the index's own damping.
     comparable = not answer.refined and answer.damping == manifest.curvature.damping

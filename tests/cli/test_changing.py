@@ -1,0 +1,142 @@
+"""The commands that change an index: append, delete, compact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import wherefrom as wf
+from tiny_lm import save_tiny_lm, text_documents
+from wherefrom.cli.main import commands
+from wherefrom.store import Manifest
+from wherefrom.store.lock import writer_lock
+
+DOCUMENTS = text_documents(20)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, an index of some documents, and the others in a file."""
+    folder = tmp_path_factory.mktemp("home")
+    save_tiny_lm(folder / "model")
+    write(folder / "more.jsonl", DOCUMENTS[10:])
+    wf.build(folder / "model", DOCUMENTS[:12], folder / "my.index", encoder="none", device="cpu")
+    return folder
+
+
+@pytest.fixture
+def index(home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(home / "my.index", tmp_path / "my.index"))
+
+
+def write(file: Path, documents: list[wf.Document]) -> None:
+    rows = ({"doc_id": d.doc_id, "text": d.text, **d.metadata} for d in documents)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(*arguments: object, given: str | None = None) -> Result:
+    return CliRunner().invoke(commands, [str(one) for one in arguments], input=given)
+
+
+def told(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def held(index: Path) -> list[str]:
+    return wf.open(index).doc_ids()
+
+
+def test_append(index: Path, home: Path) -> None:
+    corpus = home / "more.jsonl"
+    found = told("append", index, corpus)
+    assert found["schema"] == "wherefrom-append/1"
+    assert (found["added"], found["same"], found["documents"]) == (8, 2, 20)
+    assert found["manifest_sha256"] == Manifest.read(index).digest
+    assert found["drift"]["documents"] == 8
+    again = run("append", index, corpus, "--device", "cpu")
+    assert again.exit_code == 0
+    assert "there already" in again.stdout
+    assert held(index) == [d.doc_id for d in DOCUMENTS]
+    assert run("append", index, corpus, "--quiet").output == ""
+
+
+def test_replace(index: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.jsonl"
+    write(file, [wf.Document(DOCUMENTS[0].doc_id, "gold and silver")])
+    refused = run("append", index, file)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("wherefrom: error: the index holds another document")
+    assert len(refused.stderr.splitlines()) == 1
+    assert told("append", index, file, "--replace")["removed"] == 1
+    assert held(index)[-1] == DOCUMENTS[0].doc_id
+
+
+def test_delete(index: Path, tmp_path: Path) -> None:
+    ids = [d.doc_id for d in DOCUMENTS[:12]]
+    found = told("delete", index, "--doc-id", ids[0], "--doc-id", ids[3], "--yes")
+    assert found["schema"] == "wherefrom-delete/1"
+    assert (found["removed"], found["documents"]) == (2, 10)
+    file = tmp_path / "ids.txt"
+    file.write_text(f"{ids[5]}\n\n {ids[0]} \n")
+    assert "no document" in run("delete", index, "--ids", file, "--yes").stderr
+    assert told("delete", index, "--ids", file, "--yes", "--missing-ok")["removed"] == 1
+    assert told("delete", index, "--where", "year<1830", "--yes")["removed"] == 2
+    assert held(index) == [ids[i] for i in (4, 6, 7, 8, 9, 10, 11)]
+    purged = run("delete", index, "--purge", "--yes")
+    assert purged.exit_code == 0, purged.output
+    assert [p.name for p in index.glob("documents*")] == ["documents-5.lance"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to delete"),
+        (["--doc-id", "x", "--where", "year<1"], "say what to delete"),
+        (["--doc-id", "x"], "say --yes"),
+        (["--where", "year<1850"], "all documents with year<1850; say --yes"),
+    ],
+)
+def test_nothing_is_deleted_by_accident(index: Path, arguments: list[str], message: str) -> None:
+    result = run("delete", index, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert Manifest.read(index).generation == 1
+
+
+def test_a_file_of_ids_must_hold_some(index: Path, tmp_path: Path) -> None:
+    for content, message in ((b"\n", "holds no ids"), (b"\xff\xfe", "cannot be read")):
+        file = tmp_path / "ids.txt"
+        file.write_bytes(content)
+        result = run("delete", index, "--ids", file, "--yes")
+        assert result.exit_code == 1
+        assert message in result.stderr
+
+
+def test_compact(index: Path) -> None:
+    found = told("compact", index)
+    assert (found["schema"], found["generation"]) == ("wherefrom-compact/1", 2)
+    assert held(index) == [d.doc_id for d in DOCUMENTS[:12]]
+    assert run("compact", index, "--quiet").output == ""
+
+
+def test_accelerators_that_are_left_behind_are_told(index: Path) -> None:
+    assert run("accelerate", index, "--kind", "lance-ivf").exit_code == 0
+    result = run("delete", index, "--doc-id", DOCUMENTS[0].doc_id, "--yes")
+    assert "make it again with wherefrom accelerate" in result.stderr
+    assert "removed" in result.stdout
+
+
+def test_a_busy_index_is_one_line(index: Path) -> None:
+    with writer_lock(index):
+        result = run("compact", index)
+    assert result.exit_code == 1
+    assert "wait until it is done" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,73 @@
+"""Options of commands that run the model over many documents: what carries out the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["EXECUTORS", "execution_options", "worker_options"]
+
+EXECUTORS = ("serial", "processes", "ray", "torchrun")
+"""``wherefrom.indexer.executors.EXECUTORS``, which takes torch to import."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _bytes(ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    number, unit = value.strip().upper().removesuffix("B").removesuffix("I"), ""
+    if number and number[-1] in "KMGT":
+        number, unit = number[:-1], number[-1]
+    try:
+        found = float(number) * _UNITS[unit]
+    except ValueError:
+        found = 0.0
+    if not 1.0 <= found < float("inf"):
+        raise click.BadParameter(f"{value!r} is no amount of memory; give bytes, or 500M, 8G, ...")
+    return int(found)
+
+
+_OPTIONS = (
+    click.option(
+        "--executor",
+        type=click.Choice(EXECUTORS),
+        help="What carries out the work: this process (serial, the default), several processes, "
+        "a Ray cluster, or the processes that torchrun started (the default under torchrun).",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tasks at once, for processes and ray; one a GPU, or what the processors allow, by "
+        "default.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Threads of torch in each worker; as many as it takes by itself by default.",
+    ),
+)
+_FACTOR_MEMORY = click.option(
+    "--factor-memory",
+    callback=_bytes,
+    metavar="BYTES",
+    help="Memory for the curvature's factors, as 8G; less of it takes more passes over the "
+    "documents. Half of the machine's by default.",
+)
+
+
+def execution_options(command: _Command) -> _Command:
+    """Add the options to a command that fits a curvature."""
+    return worker_options(_FACTOR_MEMORY(command))
+
+
+def worker_options(command: _Command) -> _Command:
+    """Add the options to a command that does not."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

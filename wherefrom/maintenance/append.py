@@ -1,0 +1,276 @@
+"""Appending documents: encoded as the build encoded its own, by its tasks, without a new fit.
+
+The work folder of an interrupted append is gone on with when the same documents are appended to the
+same state of the index; another change discards it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from wherefrom.errors import CorpusError
+from wherefrom.gradients.examples import documents_at_once
+from wherefrom.gradients.objectives import TextObjective
+from wherefrom.indexer.committing import encode_documents
+from wherefrom.indexer.executors import make_executor
+from wherefrom.indexer.job import Job, ModelChoice
+from wherefrom.indexer.ledger import COMMITTED, ENCODER, Committed, EncoderPlan, Work
+from wherefrom.indexer.plan import PLAN, CorpusPlan, Plan, encode_shard_size
+from wherefrom.indexer.planning import Documents, are_tensors
+from wherefrom.indexer.provenance import versions
+from wherefrom.indexer.sources import Source, TensorSource
+from wherefrom.indexer.workshop import Workshop
+from wherefrom.maintenance.arrivals import Arrivals, examples, texts
+from wherefrom.maintenance.changes import (
+    Change,
+    Contents,
+    changed_corpus,
+    content_digest,
+    rows_at,
+    sources_gone,
+)
+from wherefrom.maintenance.drift import baseline, compare
+from wherefrom.maintenance.publication import Writer
+from wherefrom.query.asker import Asker
+from wherefrom.records import Progress
+from wherefrom.store import DocumentTable, DriftRecord, Manifest, ScanCopy
+
+__all__ = ["Appending"]
+
+_ROWS_AT_ONCE = 1024
+_BATCH_OF_TEXTS, _BATCH_OF_TENSORS = 32, 256
+_PARTS = ("encode", COMMITTED, ENCODER, "inputs.npy", "targets.npy", "names.npy")
+
+
+@dataclass(frozen=True)
+class Appending:
+    """How documents are appended; :meth:`run` does all of it.
+
+    Attributes:
+        asker: The index's model and encoder.
+        choice: How workers load them.
+        replace: Whether a document may take the place of one of its id.
+        metadata_columns: For a corpus from a path, the columns to keep.
+        executor: Name of what carries out the tasks.
+        workers: How many at once.
+        threads: Of torch in each worker; as many as here by default.
+        progress: Told how far the work is.
+    """
+
+    asker: Asker
+    choice: ModelChoice
+    replace: bool
+    metadata_columns: Collection[str] | None
+    executor: str | None
+    workers: int | None
+    threads: int | None
+    progress: Progress
+
+    def run(self, writer: Writer, documents: Documents) -> Change:
+        """Append documents.
+
+        Raises:
+            CorpusError: They cannot be read or indexed, or differ from documents of the same id.
+            ModelError: One has no finite gradient.
+            StorageError: The disk refuses.
+        """
+        writer.sweep(keep_work=True)
+        manifest, work = writer.manifest, Work(writer.folder)
+        work.make()
+        published = DocumentTable.open(writer.folder, manifest)
+        self.progress("reading the documents", 0, 1)
+        arrivals = self._arrivals(documents, published, work)
+        self.progress("reading the documents", 1, 1)
+        replaced = np.array(sorted(arrivals.replaced), np.int64)
+        if arrivals.source is None and not len(replaced):
+            work.remove()
+            return self._unchanged(writer, arrivals)
+        removed = Contents()
+        for rows in rows_at(published, replaced):
+            removed.add(rows)
+        gone = sources_gone(published, replaced)
+        notes: tuple[str, ...] = ()
+        if arrivals.source is not None:
+            table, notes = self._encode(writer, work, arrivals, arrivals.source)
+        else:
+            writer.require_some_left(len(replaced))
+            table = DocumentTable.open(writer.folder, manifest, write=True)
+        table.delete(replaced)
+        first = manifest.store.rows - len(replaced)
+        added, norms, tokens = Contents(), [np.empty(0)], [np.empty(0, np.int32)]
+        for rows in rows_at(table, np.arange(first, len(table))):
+            added.add(rows)
+            norms.append(rows.norms)
+            tokens.append(rows.tokens)
+        record = manifest.drift or _baseline(published)
+        drift = None
+        if record is not None:
+            drift = compare(record, np.concatenate(norms), np.concatenate(tokens))
+        if drift and drift.warning:
+            notes = (*notes, drift.warning)
+        scan = manifest.scan
+        if added.documents:
+            scan = ScanCopy.extend(scan, table, writer.scan_folder, number=writer.generation)
+        accelerators = tuple(one.kind for one in manifest.accelerators)
+        writer.publish(
+            "append",
+            table.seal(),
+            scan,
+            changed_corpus(
+                manifest.corpus,
+                removed,
+                added,
+                parents=arrivals.parents - gone,
+                skipped=tuple(arrivals.skipped.doc_ids),
+                skipped_count=arrivals.skipped.count,
+            ),
+            added=added.documents,
+            removed=removed.documents,
+            content_sha256=content_digest(removed, added),
+            baseline=record,
+            drift=drift.energy if drift else None,
+            warnings=notes,
+        )
+        work.remove()
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        return Change(
+            writer.manifest.generation,
+            len(table),
+            added=added.documents,
+            removed=removed.documents,
+            same=arrivals.same,
+            skipped=tuple(arrivals.skipped.doc_ids),
+            drift=drift,
+            accelerators=accelerators,
+            warnings=notes,
+        )
+
+    def _unchanged(self, writer: Writer, arrivals: Arrivals) -> Change:
+        return Change(
+            writer.manifest.generation,
+            writer.manifest.store.rows,
+            same=arrivals.same,
+            skipped=tuple(arrivals.skipped.doc_ids),
+        )
+
+    def _arrivals(self, documents: Documents, table: DocumentTable, work: Work) -> Arrivals:
+        objective = self.asker.extractor.objective
+        if are_tensors(documents):
+            if isinstance(objective, TextObjective):
+                raise CorpusError("the index is over text, the documents are tensors; give text")
+            return examples(documents, table)
+        if not isinstance(objective, TextObjective):
+            raise CorpusError(
+                "the index is over tensors, the documents are text; give (inputs, targets)"
+            )
+        return texts(
+            cast("Any", documents),
+            table,
+            objective,
+            work,
+            replace=self.replace,
+            metadata_columns=self.metadata_columns,
+        )
+
+    def _encode(
+        self, writer: Writer, work: Work, arrivals: Arrivals, source: Source
+    ) -> tuple[DocumentTable, tuple[str, ...]]:
+        """Append the rows of all documents, from wherever the ledger says that the work is."""
+        manifest = writer.manifest
+        threads = self.threads or torch.get_num_threads()
+        executor = make_executor(self.executor, workers=self.workers, threads=threads)
+        plan = self._plan(work, manifest, arrivals, source, threads)
+        begun = work.read(COMMITTED, Committed)
+        table = DocumentTable.open(
+            writer.folder,
+            manifest,
+            write=True,
+            version=None if begun is None else begun.table_version,
+        )
+        workshop = Workshop(writer.folder, self.asker.extractor, source, plan)
+        job = Job(writer.folder, self.choice, here=workshop)
+        failed = True
+        try:
+            notes = encode_documents(executor, job, workshop, table, self.progress)
+            failed = False
+        finally:
+            executor.close(failed=failed)
+        return table, notes
+
+    def _plan(
+        self,
+        work: Work,
+        manifest: Manifest,
+        arrivals: Arrivals,
+        source: Source,
+        threads: int,
+    ) -> Plan:
+        """The plan of the same append that was interrupted, or a new one in its place."""
+        extractor = self.asker.extractor
+        tensors = source.inputs is not None
+        identity = {
+            "of": "append",
+            "to": manifest.digest,
+            "documents": source.content_sha256,
+            "replaced": sorted(arrivals.replaced),
+            "device": extractor.device.type,
+            "versions": versions(),
+        }
+        identity = json.loads(json.dumps(identity))
+        plan = work.read(PLAN, Plan)
+        if plan is not None and plan.identity == identity:
+            return plan
+        for name in (PLAN, *_PARTS):
+            work.forget(name)
+        wanted = _BATCH_OF_TENSORS if tensors else _BATCH_OF_TEXTS
+        plan = Plan(
+            identity=identity,
+            corpus=CorpusPlan(
+                documents=len(source),
+                parents=arrivals.parents,
+                metadata=source.metadata,
+                content_sha256=source.content_sha256,
+                read_sha256=source.content_sha256,
+            ),
+            first_row=manifest.store.next_row,
+            fisher=None,
+            curvature=manifest.curvature.kind,
+            damping=manifest.curvature.damping,
+            fit_documents=None,
+            factor_memory=None,
+            seed=manifest.curvature.seed,
+            batch_size=documents_at_once(wanted, extractor.layers, extractor.objective.copies),
+            threads=threads,
+            fit_shard=1,
+            tensors=tensors,
+        )
+        if isinstance(source, TensorSource):
+            source.save(work.path)
+        work.write(
+            ENCODER,
+            EncoderPlan(
+                encoder=manifest.encoder,
+                curvature=manifest.curvature,
+                metadata=manifest.metadata,
+                shard=encode_shard_size(manifest.encoder.dimension),
+            ),
+        )
+        work.write(PLAN, plan)
+        return plan
+
+
+def _baseline(table: DocumentTable) -> DriftRecord | None:
+    """What documents are compared with: those of the build, for the first that are appended."""
+    norms, tokens = [], []
+    for rows in table.batches(_ROWS_AT_ONCE):
+        norms.append(rows.norms)
+        tokens.append(rows.tokens)
+    return baseline(np.concatenate(norms), np.concatenate(tokens))

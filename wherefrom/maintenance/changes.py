@@ -1,0 +1,144 @@
+"""What a change of an index did, and what it makes of the record of its corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherefrom.maintenance.drift import Drift
+from wherefrom.store import CorpusRecord, DocumentTable, StoredRows
+from wherefrom.store.manifest_parts import MAX_SKIPPED_LISTED
+
+__all__ = [
+    "Change",
+    "Contents",
+    "changed_corpus",
+    "content_digest",
+    "rows_at",
+    "sources_gone",
+]
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of an index did.
+
+    Attributes:
+        generation: The state of the index that it led to; the one before, if nothing was to do.
+        documents: Documents of the index now (passages count one each).
+        added: Documents that were appended.
+        removed: Documents that were deleted or replaced.
+        same: Documents that were given but are in the index already.
+        skipped: Ids of documents given of which the model predicts nothing.
+        drift: How the appended documents compare with those of the build.
+        accelerators: Names of those that the change left behind: make them again.
+        warnings: What to mind; the index's history keeps it.
+    """
+
+    generation: int
+    documents: int
+    added: int = 0
+    removed: int = 0
+    same: int = 0
+    skipped: tuple[str, ...] = ()
+    drift: Drift | None = None
+    accelerators: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Contents:
+    """Documents that come to an index or leave it, counted.
+
+    Attributes:
+        documents: How many.
+        tokens: Scored tokens of them.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    _lines: list[bytes] = field(default_factory=list)
+
+    def add(self, rows: StoredRows) -> None:
+        """Take in some more."""
+        self.documents += len(rows)
+        self.tokens += int(rows.tokens.sum())
+        pairs = zip(rows.doc_ids, rows.content_hashes, strict=True)
+        self._lines += [
+            hashlib.sha256(doc_id.encode()).digest() + digest for doc_id, digest in pairs
+        ]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of ids and contents, whatever their order."""
+        return hashlib.sha256(b"".join(sorted(self._lines))).digest()
+
+
+def content_digest(removed: Contents, added: Contents) -> str:
+    """SHA-256 of what a change took out and put in, in hexadecimal."""
+    return hashlib.sha256(removed.digest + added.digest).hexdigest()
+
+
+def changed_corpus(
+    before: CorpusRecord,
+    removed: Contents,
+    added: Contents,
+    *,
+    parents: int,
+    skipped: tuple[str, ...] = (),
+    skipped_count: int = 0,
+) -> CorpusRecord:
+    """The record of the corpus after a change.
+
+    Its digest is a chain: SHA-256 of the digest before and that of the change.
+
+    Args:
+        before: The record before.
+        removed: What left.
+        added: What came.
+        parents: How many documents came, before they were cut into passages, less those that left.
+        skipped: Ids of documents left out, the first of them.
+        skipped_count: How many were left out.
+    """
+    change = content_digest(removed, added)
+    return before.model_copy(
+        update={
+            "documents": before.documents - removed.documents + added.documents,
+            "parents": before.parents + parents,
+            "tokens": before.tokens - removed.tokens + added.tokens,
+            "skipped": (*before.skipped, *skipped)[:MAX_SKIPPED_LISTED],
+            "skipped_count": before.skipped_count + skipped_count,
+            "content_sha256": hashlib.sha256(
+                f"{before.content_sha256}{change}".encode()
+            ).hexdigest(),
+        }
+    )
+
+
+def rows_at(table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[StoredRows]:
+    """The documents at ``ordinals``, some at a time.
+
+    Raises:
+        IntegrityError: A row is missing, or differs from its digest.
+        StorageError: The disk refuses.
+    """
+    for start in range(0, len(ordinals), _ROWS_AT_ONCE):
+        yield table.rows(ordinals[start : start + _ROWS_AT_ONCE])
+
+
+def sources_gone(table: DocumentTable, removed: NDArray[np.int64]) -> int:
+    """How many documents as they were given lose their last passage with rows ``removed``."""
+    sources: set[str] = set()
+    parents: set[str] = set()
+    for rows in rows_at(table, removed):
+        pairs = zip(rows.doc_ids, rows.parent_ids, strict=True)
+        sources.update(parent or doc_id for doc_id, parent in pairs)
+        parents.update(parent for parent in rows.parent_ids if parent is not None)
+    left = np.setdiff1d(table.facts.passages(sorted(parents)), removed)
+    return len(sources) - len(set(table.facts.parents_of(left)))

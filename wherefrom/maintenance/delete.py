@@ -1,0 +1,112 @@
+"""Deleting documents: hidden at once, and with a purge gone from every file of the index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherefrom.errors import QueryError
+from wherefrom.maintenance.changes import (
+    Change,
+    Contents,
+    changed_corpus,
+    content_digest,
+    rows_at,
+    sources_gone,
+)
+from wherefrom.maintenance.publication import Writer
+from wherefrom.maintenance.rewriting import rewrite
+from wherefrom.store import ChangeKind, DocumentTable, Where
+
+__all__ = ["compact", "delete", "named_documents"]
+
+
+def delete(
+    folder: str | os.PathLike[str],
+    doc_ids: Sequence[str] | None = None,
+    *,
+    where: Where | None = None,
+    purge: bool = False,
+    missing_ok: bool = False,
+) -> Change:
+    """Delete documents of an index; see :meth:`wherefrom.Index.delete`, which does it."""
+    if (doc_ids is None) == (where is None):
+        raise QueryError("give doc_ids or where, one of the two, to say what to delete")
+    if where is not None and not where:
+        raise QueryError("an empty filter would delete everything; remove the folder instead")
+    with Writer.of(folder) as writer:
+        writer.sweep()
+        table = DocumentTable.open(writer.folder, writer.manifest, write=True)
+        if where is not None:
+            found = table.facts.where(where)
+        else:
+            found = named_documents(table, doc_ids or (), missing_ok=missing_ok)
+        writer.require_some_left(len(found))
+        if not len(found) and not purge:
+            return Change(writer.manifest.generation, len(table))
+        removed = Contents()
+        for rows in rows_at(table, found):
+            removed.add(rows)
+        corpus = changed_corpus(
+            writer.manifest.corpus, removed, Contents(), parents=-sources_gone(table, found)
+        )
+        table.delete(found)
+        if purge:
+            store, scan = rewrite(writer, table)
+        else:
+            store, scan = table.seal(), writer.manifest.scan
+        left_behind = tuple(record.kind for record in writer.manifest.accelerators)
+        kind: ChangeKind = "purge" if purge else "delete"
+        writer.publish(
+            kind,
+            store,
+            scan,
+            corpus,
+            removed=removed.documents,
+            content_sha256=content_digest(removed, Contents()),
+        )
+        if purge:
+            writer.sweep()
+        return Change(
+            writer.manifest.generation,
+            store.rows,
+            removed=removed.documents,
+            accelerators=left_behind,
+        )
+
+
+def compact(folder: str | os.PathLike[str]) -> Change:
+    """Write an index anew without what was deleted; see :meth:`wherefrom.Index.compact`."""
+    with Writer.of(folder) as writer:
+        writer.sweep()
+        manifest = writer.manifest
+        store, scan = rewrite(writer, DocumentTable.open(folder, manifest))
+        nothing = content_digest(Contents(), Contents())
+        left_behind = tuple(record.kind for record in manifest.accelerators)
+        writer.publish("compact", store, scan, manifest.corpus, content_sha256=nothing)
+        return Change(writer.manifest.generation, store.rows, accelerators=left_behind)
+
+
+def named_documents(
+    table: DocumentTable, doc_ids: Sequence[str], *, missing_ok: bool
+) -> NDArray[np.int64]:
+    """Ordinals, ascending, of documents by their ids; a parent's id stands for its passages.
+
+    Raises:
+        QueryError: The index holds no such document.
+    """
+    found = table.facts.find(doc_ids)
+    passages = table.facts.passages(doc_ids)
+    if not missing_ok:
+        parents = set(table.facts.parents_of(passages))
+        unknown = [one for one in dict.fromkeys(doc_ids) if one not in found and one not in parents]
+        if unknown:
+            others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise QueryError(
+                f"the index holds no document {unknown[0]!r}{others}; give ids as hits show them, "
+                "or say --missing-ok (missing_ok=True)"
+            )
+    return np.union1d(np.fromiter(found.values(), np.int64, len(found)), passages)

@@ -1,0 +1,194 @@
+"""Publication: how a finished index goes from one state to the next, all at once.
+
+What is published is what ``manifest.json`` says. A writer makes what is new beside what is
+published, under names that no manifest knows yet, and replaces the manifest when all of it is
+durable. A reader keeps to the manifest that it has read: nothing that one names is changed, and what
+only earlier ones name goes with the next change but one, or at once with a purge. A writer that dies
+before it publishes has changed nothing; what it left behind is removed by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wherefrom.errors import QueryError
+from wherefrom.indexer.ledger import WORK_DIRECTORY
+from wherefrom.indexer.provenance import now
+from wherefrom.store import (
+    SCAN_DIRECTORY,
+    ChangeKind,
+    ChangeRecord,
+    CorpusRecord,
+    DriftRecord,
+    Location,
+    Manifest,
+    ScanRecord,
+    StoreRecord,
+    storage_errors,
+)
+from wherefrom.store.durable import fsync_directory
+from wherefrom.store.lock import writer_lock
+
+__all__ = ["Writer"]
+
+_TABLE = re.compile(r"documents(-[0-9]+)?\.lance")
+_DELETED = re.compile(r"deleted-[0-9a-f]+\.npy")
+_HALF_WRITTEN = re.compile(r"\..+\.tmp")
+_ACCELERATORS = {"faiss": "faiss", "vectors.lance": "lance"}
+
+
+class Writer:
+    """The one writer of an index, while it holds the lock; made by :meth:`of`.
+
+    Attributes:
+        folder: The index.
+        manifest: What is published.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Hold what is published."""
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    @contextmanager
+    def of(cls, folder: str | os.PathLike[str]) -> Iterator[Writer]:
+        """Be the only writer of an index while the block runs.
+
+        Raises:
+            NotAnIndexError: There is no index.
+            UnfinishedIndexError: There is an interrupted build.
+            IndexBusyError: Another writer is at work.
+            StorageError: The disk refuses.
+        """
+        place = Location.of(folder).directory
+        Manifest.read(place)  # Locks are files: none is made in a folder that is no index.
+        with writer_lock(place):
+            yield cls(place, Manifest.read(place))
+
+    @property
+    def generation(self) -> int:
+        """Number of the state that comes next."""
+        return self.manifest.generation + 1
+
+    @property
+    def scan_folder(self) -> Path:
+        """Where the segments of the scan copy are."""
+        return self.folder / SCAN_DIRECTORY
+
+    def sweep(self, *, keep_work: bool = False) -> None:
+        """Remove what no manifest names any more, or none ever did.
+
+        Args:
+            keep_work: Leave the work of an interrupted change, to go on with it.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        manifest = self.manifest
+        segments = {str(segment.number) for segment in manifest.scan.segments}
+        deleted = manifest.store.deleted
+        keep = {f"{manifest.store.table}.lance", deleted.file if deleted else ""}
+        if keep_work:
+            keep.add(WORK_DIRECTORY)
+        kinds = {record.kind.split("-")[0] for record in manifest.accelerators}
+        keep |= {name for name, kind in _ACCELERATORS.items() if kind in kinds}
+        with storage_errors(self.folder):
+            for entry in sorted(self.folder.iterdir()):
+                if entry.name not in keep and _is_made_by_writers(entry.name):
+                    _remove(entry)
+            if self.scan_folder.is_dir():
+                for entry in sorted(self.scan_folder.iterdir()):
+                    if entry.name not in segments:
+                        _remove(entry)
+                fsync_directory(self.scan_folder)
+            fsync_directory(self.folder)
+
+    def publish(
+        self,
+        kind: ChangeKind,
+        store: StoreRecord,
+        scan: ScanRecord,
+        corpus: CorpusRecord,
+        *,
+        added: int = 0,
+        removed: int = 0,
+        content_sha256: str,
+        baseline: DriftRecord | None = None,
+        drift: float | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> Manifest:
+        """Make a new state the published one.
+
+        Accelerators are of the state before and leave the manifest.
+
+        Args:
+            kind: What was done.
+            store: The documents table, sealed.
+            scan: The scan copy.
+            corpus: The documents.
+            added: How many documents were appended.
+            removed: How many were deleted or replaced.
+            content_sha256: Digest of those.
+            baseline: What appended documents were compared with, if they were.
+            drift: What came of it.
+            warnings: What to note of the change.
+
+        Raises:
+            StorageError: The disk refuses; the state before is still the published one.
+        """
+        change = ChangeRecord(
+            kind=kind,
+            generation=self.generation,
+            when=now(),
+            added=added,
+            removed=removed,
+            content_sha256=content_sha256,
+            drift=drift,
+            warnings=warnings,
+        )
+        changed = self.manifest.model_copy(
+            update={
+                "generation": self.generation,
+                "store": store,
+                "scan": scan,
+                "corpus": corpus,
+                "scale": 1.0 / store.rows,
+                "accelerators": (),
+                "drift": baseline or self.manifest.drift,
+                "history": (*self.manifest.history, change),
+            }
+        )
+        changed.write(self.folder)
+        self.manifest = changed
+        return changed
+
+    def require_some_left(self, removed: int) -> None:
+        """Make sure that a change leaves documents.
+
+        Raises:
+            QueryError: It would leave none.
+        """
+        if removed >= self.manifest.store.rows:
+            raise QueryError(
+                f"that would delete all {removed} documents of {self.folder}; remove the folder "
+                "instead, or delete fewer"
+            )
+
+
+def _is_made_by_writers(name: str) -> bool:
+    if name in _ACCELERATORS or name == WORK_DIRECTORY:
+        return True
+    return any(pattern.fullmatch(name) for pattern in (_TABLE, _DELETED, _HALF_WRITTEN))
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
