@@ -232,13 +232,13 @@ _BYTES_AN_ENTRY = 16
 _HOUR = 3600.0
 
 
-def plan(costs: Figures, simulation: Figures) -> list[Term]:
+def plan(costs: Figures, simulation: Figures, million: Figures) -> list[Term]:
     """What 10^9 documents of 500 tokens and a Llama of 70 B weights cost."""
     return [
         *_building(LLAMA_70B),
         *_curvature(LLAMA_70B, costs),
         *_storing(costs),
-        *_asking(costs, simulation),
+        *_asking(costs, simulation, million),
     ]
 
 
@@ -325,16 +325,16 @@ def _storing(costs: Figures) -> list[Term]:
     ]
 
 
-def _asking(costs: Figures, simulation: Figures) -> list[Term]:
-    codes = simulation.setting["rows"] * simulation.setting["bytes_per_row"]
-    scale = DOCUMENTS * BYTES / codes
-    alone = simulation.values["scan, one query, both signs (CPU time)"]
-    batch = simulation.values["the same, each query"]
+def _asking(costs: Figures, simulation: Figures, million: Figures) -> list[Term]:
+    codes = million.setting["rows"] * million.setting["bytes_per_row"]
+    scale = 1e-3 * DOCUMENTS * BYTES / codes
+    alone = million.values["1-bit codes: scan"]
+    batch = million.values["1-bit codes: the same of 64 queries"] / 64
     sent = simulation.values["sent, each query, both signs"] / simulation.setting["shards"]
     merge = costs.values["merging 1000 shards, one query and sign"]
     return [
-        Term("scan, one query", alone * scale, "core s", "simulation, by bytes"),
-        Term("scan, each of 64 queries", batch * scale, "core s", "simulation, by bytes"),
+        Term("scan, one query", alone * scale, "core s", "measured (`scan_million`)"),
+        Term("scan, each of 64 queries", batch * scale, "core s", "measured (`scan_million`)"),
         Term(
             "sent by 1000 shards, one query of both signs", 1000 * sent / 1024, "MiB", "simulation"
         ),
@@ -348,7 +348,7 @@ def _asking(costs: Figures, simulation: Figures) -> list[Term]:
     ]
 
 
-def tables(costs: Figures, simulation: Figures) -> dict[str, str]:
+def tables(costs: Figures, simulation: Figures, million: Figures) -> dict[str, str]:
     """The tables of ``docs/scale.md`` by their names, in Markdown."""
     held = [
         (one.model, one.phase, f"{one.predicted:.1f}", f"{one.measured:.1f}")
@@ -356,7 +356,7 @@ def tables(costs: Figures, simulation: Figures) -> dict[str, str]:
     ]
     terms = [
         (term.what, f"{_rounded(term.amount)} {term.unit}", term.source)
-        for term in plan(costs, simulation)
+        for term in plan(costs, simulation, million)
     ]
     searched = [
         (name, f"{_rounded(value)} {unit}".strip())
@@ -394,7 +394,8 @@ def rendered(page: str, found: Mapping[str, str]) -> str:
 
 def main() -> None:
     """Renew the tables of ``docs/scale.md``."""
-    found = tables(Figures.read("scale_costs"), Figures.read("scale_simulation"))
+    names = ("scale_costs", "scale_simulation", "scan_million")
+    found = tables(*map(Figures.read, names))
     PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 

@@ -113,6 +113,6 @@ def test_seventy_billion_weights_are_seventy_billion_weights() -> None:
 
 def test_the_page_shows_what_the_model_says() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    found = tables(Figures.read("scale_costs"), Figures.read("scale_simulation"))
+    found = tables(*map(Figures.read, ("scale_costs", "scale_simulation", "scan_million")))
     assert rendered(text, found) == text, "run: python -m benchmarks.scale_model"
     assert f"a factor of {FACTOR:.0f}" in text

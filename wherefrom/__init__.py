@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wherefrom.api import build, open
+    from wherefrom.api import build, estimate, open
     from wherefrom.errors import WherefromError
     from wherefrom.gradients.objectives import (
         Categorical,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SequenceClassification,
         TextObjective,
     )
+    from wherefrom.indexer.estimate import Estimate
     from wherefrom.maintenance.changes import Change
     from wherefrom.maintenance.drift import Drift
     from wherefrom.maintenance.index import Index
@@ -40,6 +41,7 @@ _HOMES = {
     "Diffusion": "wherefrom.gradients.objectives",
     "Document": "wherefrom.records",
     "Drift": "wherefrom.maintenance.drift",
+    "Estimate": "wherefrom.indexer.estimate",
     "Hit": "wherefrom.records",
     "Index": "wherefrom.maintenance.index",
     "MaskedLM": "wherefrom.gradients.objectives",
@@ -55,6 +57,7 @@ _HOMES = {
     "Verification": "wherefrom.maintenance.verification",
     "WherefromError": "wherefrom.errors",
     "build": "wherefrom.api",
+    "estimate": "wherefrom.api",
     "fetch": "wherefrom.maintenance.publish",
     "open": "wherefrom.api",
     "publish": "wherefrom.maintenance.publish",
@@ -71,6 +74,7 @@ __all__ = [
     "Diffusion",
     "Document",
     "Drift",
+    "Estimate",
     "Hit",
     "Index",
     "MaskedLM",
@@ -86,6 +90,7 @@ __all__ = [
     "Verification",
     "WherefromError",
     "build",
+    "estimate",
     "fetch",
     "open",
     "publish",

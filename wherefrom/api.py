@@ -1,14 +1,18 @@
-"""``wherefrom.build`` and ``wherefrom.open``: the two ways to an :class:`Index`."""
+"""``wherefrom.build`` and ``wherefrom.open``: the two ways to an :class:`Index`; ``estimate``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import fields
+from typing import Any
 
 from wherefrom.gradients.fisher import Fisher
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.indexer.builder import IndexBuilder
+from wherefrom.indexer.estimate import Estimate
+from wherefrom.indexer.estimate import estimate as measured_estimate
 from wherefrom.indexer.executors import Executor
 from wherefrom.indexer.executors.torchrun import is_follower, serve
 from wherefrom.indexer.options import BuildOptions
@@ -18,7 +22,7 @@ from wherefrom.maintenance.publish import building_folder, publish
 from wherefrom.records import Progress
 from wherefrom.store import Location
 
-__all__ = ["build", "open"]
+__all__ = ["build", "estimate", "open"]
 
 
 def build(
@@ -166,6 +170,41 @@ def build(
         model=builder.model,
         objective=builder.objective,
         device=device,
+    )
+
+
+def estimate(
+    model: ModelSource,
+    documents: Documents,
+    path: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    sample: int | None = None,
+    **given: Any,
+) -> Estimate:
+    """What :func:`build` will take in time, memory and disk, measured on a sample of the documents.
+
+    Nothing of it stays. It holds for this machine, while nothing else runs on it.
+
+    Args:
+        model: As for :func:`build`, as are all but ``sample``.
+        documents: What would be indexed; an iterator is used up.
+        path: Where the index would stand; the sample is built beside it for a while.
+        workers: How many tasks would run at once, each on processors of its own.
+        sample: Documents to go over; as many as a minute or so allows, up to 1024, by default.
+        **given: What else :func:`build` takes.
+
+    Raises:
+        WherefromError: What the build would refuse.
+    """
+    names = {field.name for field in fields(BuildOptions)}
+    options = BuildOptions(**{name: value for name, value in given.items() if name in names})
+    place = Location(path)
+    overwrite = bool(given.get("overwrite"))
+    folder = building_folder(place, overwrite=overwrite) if place.remote else place.directory
+    others = {name: value for name, value in given.items() if name not in names}
+    return measured_estimate(
+        model, documents, folder, options, workers=workers or 1, sample=sample, **others
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -198,3 +199,21 @@ def test_pylance_is_asked_for(shards: Shards, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(__import__("sys").modules, "lance", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'wherefrom\[ray\]'"):
         stage_fragment(shards.folder / "receipt", shards.path, shards.batch(0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name open files")
+def test_rows_are_durable_before_their_receipt(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    receipt = shards.stage(0)
+    (data,) = shards.data_files()
+    assert synced[:3] == [data, "data", "documents.lance"]
+    assert synced[3].startswith(f".{receipt.name}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from wherefrom.indexer.executors import nodes as machines
 from wherefrom.indexer.executors import ray as ray_module
 from wherefrom.indexer.executors.base import Outcome
 from wherefrom.indexer.executors.ray import RayExecutor
+from wherefrom.indexer.job import Job, ModelChoice
 
 pytestmark = [
     pytest.mark.timeout(300),  # Starting nodes takes long on a busy machine.
@@ -153,6 +155,29 @@ def test_a_node_must_have_the_same_software() -> None:
     machines.require_same_software({**theirs, "node": "elsewhere"})
     with pytest.raises(ExecutionError, match=r"node elsewhere has torch 1\.0, this machine "):
         machines.require_same_software({**theirs, "node": "elsewhere", "torch": "1.0"})
+
+
+def test_reports_of_ray_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout
+    stdout = ray_module._Stdout.put_in_place()
+    thread = threading.Thread(target=print, args=["a node died"], name="ray_listen")
+    thread.start()
+    thread.join()
+    print('{"documents": 3}')
+    stdout.take_away()
+    assert sys.stdout is before
+    assert capsys.readouterr() == ('{"documents": 3}\n', "a node died\n")
+
+
+def test_jobs_are_sent_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lm").mkdir()
+    choice = ModelChoice("lm", base_model="some/id", device="cpu")
+    sent = machines.from_anywhere(Job(Path("an.index"), choice))
+    assert sent.folder == tmp_path / "an.index"
+    assert sent.choice.model == tmp_path / "lm"
+    assert sent.choice.base_model == "some/id"
+    assert sent.choice.device == "cpu"
 
 
 def test_ray_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,10 @@ class Histories(RuleBasedStateMachine):
             return
         found = contents(self.index)
         assert found["doc_ids"] == found["read"] == [doc_id for doc_id, _ in self.held]
-        editions = [text.count(" peace") > POOL_PEACE[d] for d, text in zip(found["read"], found["texts"], strict=True)]
+        editions = [
+            text.count(" peace") > POOL_PEACE[d]
+            for d, text in zip(found["read"], found["texts"], strict=True)
+        ]
         assert editions == [bool(edition) for _, edition in self.held]
         assert found["ordinals"] == list(range(len(self.held)))
         manifest = self.index.manifest
@@ -172,5 +175,7 @@ def test_vectors_do_not_depend_on_when_they_came(source: Path, tmp_path: Path) -
     now = dict(zip(index.doc_ids(), index.scores(QUESTIONS, tier="stored")[0], strict=True))
     assert now.keys() == scores.keys()
     names = sorted(scores)
-    np.testing.assert_allclose([now[n] for n in names], [scores[n] for n in names], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(
+        [now[n] for n in names], [scores[n] for n in names], rtol=1e-4, atol=1e-9
+    )
     assert LiveRows.read(path, index.manifest.store).deleted.tolist() == []

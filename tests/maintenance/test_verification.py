@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -18,7 +20,8 @@ from tiny_lm import save_tiny_lm, text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.cli.main import commands
 from wherefrom.errors import IndexBusyError, NotAnIndexError, QueryError, UnfinishedIndexError
 from wherefrom.maintenance.inspection import MOST_NAMED
-from wherefrom.store import Manifest, file_sha256
+from wherefrom.records import Document
+from wherefrom.store import DocumentTable, Manifest, ScanCopy, file_sha256
 from wherefrom.store.directory import begin_build
 from wherefrom.store.facts import FACTS_FILE
 from wherefrom.store.lock import writer_lock
@@ -263,38 +266,75 @@ def test_unknown_files_are_noted_and_harmless(path: Path) -> None:
     assert "notes.txt, scan/9/codes.npy (2 in all)" in found.notes[0]
 
 
-def test_vectors_of_another_text_are_found(home: Path, tmp_path: Path) -> None:
-    """Rows that are right by all digests, but were encoded from other texts."""
-    from wherefrom.store import DocumentTable, ScanCopy
-
-    shutil.copytree(home / "i", tmp_path / "i")
-    manifest = Manifest.read(tmp_path / "i")
-    table = DocumentTable.open(tmp_path / "i", manifest)
+def rewritten(path: Path, change: Callable[[list[Document]], None], **columns: Any) -> None:
+    """Give the index other rows, right by all digests: its own after ``change``, or ``columns``."""
+    manifest = Manifest.read(path)
+    table = DocumentTable.open(path, manifest)
     rows = table.rows(np.arange(len(table)))
-    documents = rows.documents()
-    documents[3], documents[7] = (
-        replace(documents[3], text=documents[7].text),
-        replace(documents[7], text=documents[3].text),
-    )
-    layout = table.layout
-    batch = layout.encode(0, documents, rows.stored, rows.norms, rows.tokens, {})
+    documents, layout = rows.documents(), table.layout
+    change(documents)
+    norms = columns.get("norms", rows.norms)
+    batch = layout.encode(0, documents, rows.stored, norms, rows.tokens, {})
+    if "content_hash" in columns:
+        at = batch.schema.get_field_index("content_hash")
+        batch = batch.set_column(at, batch.schema.field(at), columns["content_hash"])
+        batch = layout.numbered(batch, 0)  # with new digests
     other = DocumentTable.create(
-        tmp_path / "i",
+        path,
         metadata=layout.metadata,
         dimension=layout.dimension,
         bits=layout.bits,
         name="documents-9",
     )
     other.add([batch])
-    store = other.seal()
-    scan = ScanCopy.build(other, tmp_path / "i" / "scan", number=9)
-    resealed(tmp_path / "i", store=store, scan=scan)
-    assert wf.verify(tmp_path / "i", digests_only=True).ok
-    found = wf.verify(tmp_path / "i", sample=100)
+    scan = ScanCopy.build(other, path / "scan", number=9)
+    resealed(path, store=other.seal(), scan=scan)
+
+
+def unchanged(documents: list[Document]) -> None:
+    """Leave them as they are."""
+
+
+def test_vectors_of_another_text_are_found(path: Path) -> None:
+    """Rows that are right by all digests, but were encoded from other texts."""
+    swapped = []
+
+    def swap(documents: list[Document]) -> None:
+        one, other = documents[3], documents[7]
+        documents[3], documents[7] = replace(one, text=other.text), replace(other, text=one.text)
+        swapped.extend([one.doc_id, other.doc_id])
+
+    rewritten(path, swap)
+    assert wf.verify(path, digests_only=True).ok
+    found = wf.verify(path, sample=100)
     assert found.reencoded is not None
-    assert set(found.reencoded.differing) == {documents[3].doc_id, documents[7].doc_id}
+    assert set(found.reencoded.differing) == set(swapped)
     assert [problem.kind for problem in found.problems] == ["encoding", "encoding"]
     assert found.reencoded.largest > 0.1
+
+
+def test_rows_that_were_wrong_when_they_were_written_are_named(home: Path, tmp_path: Path) -> None:
+    """No digest tells these."""
+
+    def twice(documents: list[Document]) -> None:
+        documents[4] = replace(documents[4], doc_id=documents[2].doc_id)
+
+    count = len(DOCUMENTS) - 1
+    norms = np.ones(count)
+    norms[5] = np.inf
+    hashes = pa.array([bytes(16)] * count, pa.binary(16))
+    wrong: dict[str, tuple[Any, dict[str, Any], int, str]] = {
+        "ids": (twice, {}, 1, "more than one row"),
+        "norm": (unchanged, {"norms": norms}, 1, "norm or scale"),
+        "content": (unchanged, {"content_hash": hashes}, count, "content hash"),
+    }
+    for name, (change, columns, expected, told_of) in wrong.items():
+        shutil.copytree(home / "i", tmp_path / name)
+        rewritten(tmp_path / name, change, **columns)
+        problems = wf.verify(tmp_path / name, digests_only=True).problems
+        assert len(problems) == expected
+        assert {problem.kind for problem in problems} == {"row"}
+        assert all(told_of in problem.detail for problem in problems)
 
 
 def test_another_model_is_named(home: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from wherefrom.errors import IntegrityError
 from wherefrom.store.boundary import require_no_bases, require_own_data
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.live_rows import LiveRows
-from wherefrom.store.manifest_parts import DeletedRecord, StoreRecord
+from wherefrom.store.state_parts import DeletedRecord, StoreRecord
 
 CHILD = Path(__file__).with_name("watched.py")
 

@@ -74,7 +74,7 @@ def test_what_was_measured_comes_back_too(build_index: Build) -> None:
         scale=2.0**-20,
         residual=0.0,
         largest=1e6,
-        files={"faiss/flat": "00"},
+        files={"faiss/flat": "00" * 32},
         library="faiss 1",
     )
     added = {

@@ -182,7 +182,7 @@ def test_damaged_files_are_named(
     index = build_index(3)
     file = index.path / "scan" / "1" / f"{name}.npy"
     damage(file)
-    with pytest.raises(IntegrityError, match="build the index again") as caught:
+    with pytest.raises(IntegrityError, match="verify --repair") as caught:
         opened(index)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)

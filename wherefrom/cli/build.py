@@ -7,7 +7,7 @@ import shlex
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -34,7 +34,10 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 _SKIPPED_SHOWN = 5
 _PATHS = ("corpus", "model", "base_model", "index")
 _PATHS_OR_IDS = ("model", "base_model")
-_NOT_REPLAYED = ("overwrite", "resume", "executor", "workers", "as_json", "quiet")
+_NOT_REPLAYED = (
+    *("overwrite", "resume", "executor", "workers", "threads"),
+    *("dry_run", "as_json", "quiet"),
+)
 
 
 @click.command(epilog=SCORE_CONTRACT)
@@ -180,6 +183,12 @@ _NOT_REPLAYED = ("overwrite", "resume", "executor", "workers", "as_json", "quiet
     show_default=True,
     help="Go on with an interrupted build of the same at PATH, or begin anew.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Build a sample of the documents only, and say what all of them will take in time, memory "
+    "and disk. Nothing stays.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a summary.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor summary.")
 @click.pass_context
@@ -213,6 +222,7 @@ def build(
     factor_memory: int | None,
     overwrite: bool,
     resume: bool,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -237,6 +247,37 @@ def build(
         if is_follower():
             serve()
             return
+    given: dict[str, Any] = {
+        "base_model": base_model,
+        "dtype": dtype,
+        "objective": _objective(objective, label, context, seed),
+        "context": context,
+        "curvature": curvature,
+        "damping": damping,
+        "fisher": fisher,
+        "layers": layers[0] if len(layers) == 1 else layers or None,
+        "encoder": encoder,
+        "bits": None if bits is None else int(bits),
+        "pca": pca,
+        "bytes_per_document": bytes_per_document,
+        "fidelity": fidelity,
+        "fit_documents": fit_documents,
+        "metadata_columns": metadata or None,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "workers": workers,
+        "threads": threads,
+        "factor_memory": factor_memory,
+        "overwrite": overwrite,
+    }
+    if dry_run:
+        from wherefrom.api import estimate
+        from wherefrom.cli.estimate import tell_estimate
+
+        found = estimate(model, corpus, index, **given)
+        tell_estimate(index, found, as_json=as_json, quiet=quiet)
+        return
     started = time.perf_counter()
     try:
         from wherefrom.api import build as build_index
@@ -248,29 +289,8 @@ def build(
                 model,
                 corpus,
                 index,
-                base_model=base_model,
-                dtype=dtype,
-                objective=_objective(objective, label, context, seed),
-                context=context,
-                curvature=curvature,
-                damping=damping,
-                fisher=fisher,
-                layers=layers[0] if len(layers) == 1 else layers or None,
-                encoder=encoder,
-                bits=None if bits is None else int(bits),
-                pca=pca,
-                bytes_per_document=bytes_per_document,
-                fidelity=fidelity,
-                fit_documents=fit_documents,
-                metadata_columns=metadata or None,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,
+                **given,
                 executor=executor,
-                workers=workers,
-                threads=threads,
-                factor_memory=factor_memory,
-                overwrite=overwrite,
                 resume=resume,
                 progress=progress,
                 replay=_replay(ctx),

@@ -1,4 +1,4 @@
-"""What commands that change an index have in common: their summary, and how they are interrupted."""
+"""What commands that change an index share: their summary, and how they are interrupted."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ All documents of a call are laid on one line of characters and treated at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,10 @@ __all__ = ["AlignedTokens", "align"]
 
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+
+_AT_ONCE = 1 << 22
+"""Characters that go through the tokenizer at once, which takes about 200 bytes for each; far more
+than any context holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +85,59 @@ def align(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> 
 def _align_group(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[AlignedTokens]:
-    """Align documents that agree in ``special_tokens``."""
+    """Align documents that agree in ``special_tokens``, so much text at a time as is allowed."""
+    waiting: list[Document] = []
+    room = _AT_ONCE
+    for document in documents:
+        room -= len(document.text)
+        if room < 0 and waiting:
+            yield from _align_together(waiting, tokenizer)
+            waiting, room = [], _AT_ONCE - len(document.text)
+        if room < 0:
+            yield _align_in_pieces(document, tokenizer)
+            room = _AT_ONCE
+        else:
+            waiting.append(document)
+    if waiting:
+        yield from _align_together(waiting, tokenizer)
+
+
+def _align_in_pieces(document: Document, tokenizer: PreTrainedTokenizerBase) -> AlignedTokens:
+    """Align a document that is far longer than any context, which will be cut into passages.
+
+    Tokens beside the ends of pieces, which fall between words, may differ from those of the whole.
+    """
+    text, parts, start = document.text, [], 0
+    while start < len(text):
+        end = min(start + _AT_ONCE, len(text))
+        if end < len(text):
+            space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
+            end = space if space > start else end
+        piece = replace(document, text=text[start:end], scored=None)
+        (tokens,) = _align_together([piece], tokenizer)
+        content = np.flatnonzero(~tokens.special)
+        low = 0 if start == 0 or not len(content) else int(content[0])
+        high = len(tokens.ids) if end == len(text) or not len(content) else int(content[-1]) + 1
+        kept = slice(low, high)
+        parts.append(
+            (
+                tokens.ids[kept],
+                tokens.special[kept],
+                tokens.starts[kept] + start,
+                tokens.ends[kept] + start,
+            )
+        )
+        start = end
+    ids, special, starts, ends = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    scored = _overlaps(starts, ends, _laid_out([document], np.zeros(1, np.int64))) & ~special
+    scored[:1] = False
+    return AlignedTokens(ids, special, starts, ends, scored)
+
+
+def _align_together(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[AlignedTokens]:
+    """Align documents in one call of the tokenizer."""
     encoded = tokenizer(
         [document.text for document in documents],
         add_special_tokens=documents[0].special_tokens,

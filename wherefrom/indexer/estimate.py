@@ -25,8 +25,6 @@ __all__ = ["Estimate", "estimate"]
 
 _SHARDS_AT_ONCE = 8
 _STAGED = 1 << 28
-_READS = 3.0
-"""How often the rows of the table are gone over when the index is measured, weighed by work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +157,10 @@ class _Extrapolation:
                 found[phase] = self._fitting(phase)
             elif phase == "encoding the documents":
                 counted = (lap.counted - lap.began) / self._workers
-                found[phase] = self._ratio * (counted + over - lap.counted)
+                writing = over - lap.counted - self._build.rows_seconds
+                found[phase] = self._ratio * (counted + writing)
             elif phase == "measuring the index":
-                rows = self._plan.documents - self._sample
-                found[phase] = took + (_READS * rows - self._sample) * self._build.row_seconds
+                found[phase] = took + (self._ratio - 1.0) * self._build.rows_seconds
             elif phase == "writing the index":
                 found[phase] = self._ratio * took
             elif phase != "getting up to speed":

@@ -2,9 +2,9 @@
 
 What is published is what ``manifest.json`` says. A writer makes what is new beside what is
 published, under names that no manifest knows yet, and replaces the manifest when all of it is
-durable. A reader keeps to the manifest that it has read: nothing that one names is changed, and what
-only earlier ones name goes with the next change but one, or at once with a purge. A writer that dies
-before it publishes has changed nothing; what it left behind is removed by the next.
+durable. A reader keeps to the manifest that it has read: nothing that one names is changed, and
+what only earlier ones name goes with the next change but one, or at once with a purge. A writer
+that dies before it publishes has changed nothing; what it left behind is removed by the next.
 """
 
 from __future__ import annotations

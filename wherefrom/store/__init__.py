@@ -41,27 +41,29 @@ from wherefrom.store.manifest_parts import (
     AcceleratorRecord,
     AdapterRecord,
     BackgroundRecord,
-    ChangeKind,
-    ChangeRecord,
     ChoiceRecord,
     CorpusRecord,
     CurvatureRecord,
-    DeletedRecord,
-    DriftRecord,
     EncoderRecord,
     FidelityRecord,
     InputRecord,
     LayerRecord,
     ModelRecord,
     ObjectiveRecord,
-    ScanRecord,
-    SegmentRecord,
-    StoreRecord,
     TriedRecord,
 )
 from wherefrom.store.quantise import Quantised
 from wherefrom.store.rows import StoredRows
 from wherefrom.store.scan import ScanChunk, ScanCopy
+from wherefrom.store.state_parts import (
+    ChangeKind,
+    ChangeRecord,
+    DeletedRecord,
+    DriftRecord,
+    ScanRecord,
+    SegmentRecord,
+    StoreRecord,
+)
 
 __all__ = [
     "SCAN_DIRECTORY",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from wherefrom.errors import IntegrityError
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.directory import MANIFEST_FILE
-from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes_atomically
+from wherefrom.store.durable import fsync_directory, storage_errors
 from wherefrom.store.location import OBJECTS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def snapshot(remote: RemoteFolder, manifest: Manifest, files: Mapping[str, str])
         if not _holds(place, sha256):
             _link(_cached(remote, name, sha256), place)
     if not (folder / MANIFEST_FILE).is_file():
-        write_bytes_atomically(folder / MANIFEST_FILE, data)
+        _replace(folder / MANIFEST_FILE, lambda temporary: temporary.write_bytes(data))
     return folder
 
 

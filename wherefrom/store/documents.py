@@ -1,9 +1,8 @@
 """The documents table: the source of truth of an index, one row per document, in LanceDB.
 
 A row's number never changes and is its position in the scan files; a document's ordinal is its rank
-among the rows that live (:mod:`wherefrom.store.live_rows`). Readers are pinned to the table version
-that the manifest records, so what others append and delete later stays invisible to them.
-LanceDB's own scores are never used.
+among the rows that live (:mod:`wherefrom.store.live_rows`). Readers are pinned to the version that
+the manifest records, blind to what others change later. LanceDB's own scores are never used.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ from wherefrom.store.layout import TableLayout
 from wherefrom.store.live_rows import LiveRows
 from wherefrom.store.location import Database, Location
 from wherefrom.store.manifest import Manifest
-from wherefrom.store.manifest_parts import ColumnType, InputRecord, StoreRecord
+from wherefrom.store.manifest_parts import ColumnType, InputRecord
 from wherefrom.store.rows import StoredRows
+from wherefrom.store.state_parts import StoreRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,8 +119,7 @@ class DocumentTable:
         Args:
             index_dir: The build.
             layout: Of the table.
-            version: The last one known to be durable, what came later is taken back; ``None`` for
-                the latest.
+            version: The last that is durable, later ones are taken back; ``None`` for the latest.
 
         Raises:
             IntegrityError: The table cannot be read, or has other columns than ``layout``.
@@ -176,8 +175,8 @@ class DocumentTable:
         if write:
             table = at_version(database, recorded.table, version or recorded.table_version)
             live = live.followed_by(table.count_rows() - rows)
-        path = folder / f"{recorded.table}.lance"
-        made = cls(path, layout, table, live, known=recorded.files, read_only=not write)
+        made = cls(folder / place.name, layout, table, live, known=recorded.files, read_only=True)
+        made._read_only = not write
         made._place, made._published = place, published
         made._facts = {
             folder / SCAN_DIRECTORY / str(one.number) / FACTS_FILE: one.files.get(FACTS_FILE, "")
@@ -267,11 +266,10 @@ class DocumentTable:
             raise ValueError(f"{self.path} was opened to be read")
         rows = np.sort(self.live.rows(ordinals))
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
-        for start in range(0, len(runs), _RANGES_PER_DELETE):
-            some = runs[start : start + _RANGES_PER_DELETE]
-            ranges = (f"(row >= {run[0]} AND row <= {run[-1]})" for run in some)
+        ranges = [f"(row >= {run[0]} AND row <= {run[-1]})" for run in runs]
+        for start in range(0, len(ranges), _RANGES_PER_DELETE):
             with storage_errors(self.path):
-                self._table.delete(" OR ".join(ranges))
+                self._table.delete(" OR ".join(ranges[start : start + _RANGES_PER_DELETE]))
         self.live = self.live.without(rows)
 
     @staticmethod
@@ -312,8 +310,7 @@ class DocumentTable:
             StorageError: The disk refuses.
         """
         with storage_errors(self.path), warnings.catch_warnings():
-            # That it removes every version but the latest is what it is for. Compacting makes two
-            # versions in no time, so that any age but none leaves the last but one, and its files.
+            # Compacting makes two versions in no time: any age but none would leave one of them.
             warnings.simplefilter("ignore", UserWarning)
             self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 

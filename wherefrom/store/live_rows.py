@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from wherefrom.errors import IntegrityError
 from wherefrom.store.boundary import read_regular
 from wherefrom.store.durable import write_bytes_atomically
-from wherefrom.store.manifest_parts import DeletedRecord, StoreRecord
+from wherefrom.store.state_parts import DeletedRecord, StoreRecord
 
 __all__ = ["LiveRows"]
 

@@ -4,7 +4,7 @@
 It is the published state of an index: what it names never changes under that name, and a change of
 the index replaces it as a whole, under the next generation. So a reader that keeps to the manifest
 it has read is right whatever writers do. What it is made of stands in
-:mod:`wherefrom.store.manifest_parts`.
+:mod:`wherefrom.store.manifest_parts` and :mod:`wherefrom.store.state_parts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from wherefrom.errors import IntegrityError, NotAnIndexError, UnfinishedIndexError
 from wherefrom.store.boundary import require_own_files
@@ -35,17 +35,19 @@ from wherefrom.store.location import Location
 from wherefrom.store.manifest_parts import (
     AcceleratorRecord,
     BackgroundRecord,
-    ChangeRecord,
     ColumnType,
     CorpusRecord,
     CurvatureRecord,
-    DriftRecord,
     EncoderRecord,
     InputRecord,
     LayerRecord,
     ModelRecord,
     ObjectiveRecord,
     Record,
+)
+from wherefrom.store.state_parts import (
+    ChangeRecord,
+    DriftRecord,
     ScanRecord,
     StoreRecord,
 )
@@ -97,29 +99,6 @@ class Manifest(Record):
     replay: str
     warnings: tuple[str, ...] = ()
     history: tuple[ChangeRecord, ...] = ()
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Manifest:
-        """Refuse numbers that contradict each other: those who read one rely on the others."""
-        encoder, scan, background = self.encoder, self.scan, self.background
-        levels = [] if background is None else background.levels
-        quantiles = [] if background is None else background.quantiles
-        starts = [segment.first_row for segment in scan.segments]
-        ends = [segment.first_row + segment.rows for segment in scan.segments]
-        contradictions = {
-            "encoder.dimension": encoder.dimension != (encoder.pca or encoder.reduced),
-            "scan.dimension": scan.dimension != encoder.dimension,
-            "scan.bits": scan.bits != (encoder.bits if encoder.bits <= 8 else 8),
-            "scan.width": scan.width * 8 < scan.dimension * scan.bits,
-            "scan.rows": scan.rows != self.store.next_row,
-            "scan.segments": [0, *ends] != [*starts, scan.rows],
-            "store.rows": self.store.rows > self.store.next_row,
-            "background.quantiles": len(levels) != len(quantiles),
-        }
-        for name, contradicts in contradictions.items():
-            if contradicts:
-                raise ValueError(f"{name} does not fit the rest")
-        return self
 
     def to_bytes(self) -> bytes:
         """The bytes of ``manifest.json``: UTF-8 JSON, keys in order, its own digest last."""
@@ -208,7 +187,7 @@ class Manifest(Record):
 
         Raises:
             NotAnIndexError: They hold none, or one of another format.
-            IntegrityError: They were changed after the build.
+            IntegrityError: They were changed after the build, or contradict each other.
         """
         file = os.fspath(place)
         fields = json_object(data)
@@ -239,4 +218,29 @@ class Manifest(Record):
                 f"{file} was changed after the build (its own SHA-256 does not fit); "
                 "restore it from a copy or build the index again"
             )
+        contradiction = manifest._contradiction()
+        if contradiction is not None:
+            raise IntegrityError(
+                f"{file} contradicts itself ({contradiction} does not fit the rest); restore it "
+                "from a copy or build the index again"
+            )
         return manifest
+
+    def _contradiction(self) -> str | None:
+        """The first number that does not agree with others: those who read one rely on them."""
+        encoder, scan, background = self.encoder, self.scan, self.background
+        levels = [] if background is None else background.levels
+        quantiles = [] if background is None else background.quantiles
+        starts = [segment.first_row for segment in scan.segments]
+        ends = [segment.first_row + segment.rows for segment in scan.segments]
+        contradicts = {
+            "encoder.dimension": encoder.dimension != (encoder.pca or encoder.reduced),
+            "scan.dimension": scan.dimension != encoder.dimension,
+            "scan.bits": scan.bits != (encoder.bits if encoder.bits <= 8 else 8),
+            "scan.width": scan.width * 8 < scan.dimension * scan.bits,
+            "scan.rows": scan.rows != self.store.next_row,
+            "scan.segments": [0, *ends] != [*starts, scan.rows],
+            "store.rows": self.store.rows > self.store.next_row,
+            "background.quantiles": len(levels) != len(quantiles),
+        }
+        return next((name for name, does in contradicts.items() if does), None)

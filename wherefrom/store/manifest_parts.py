@@ -1,4 +1,4 @@
-"""The parts of a manifest: what it records of the model, the encoder, the table and the rest.
+"""The parts of a manifest: what it records of the model, the encoder, the corpus and the rest.
 
 All records are frozen, refuse unknown keys and hold finite numbers only.
 """
@@ -17,24 +17,21 @@ __all__ = [
     "AcceleratorRecord",
     "AdapterRecord",
     "BackgroundRecord",
-    "ChangeKind",
-    "ChangeRecord",
     "ChoiceRecord",
     "ColumnType",
     "CorpusRecord",
+    "Count",
     "CurvatureRecord",
-    "DeletedRecord",
-    "DriftRecord",
+    "Dimension",
     "EncoderRecord",
     "FidelityRecord",
+    "Files",
     "InputRecord",
     "LayerRecord",
     "ModelRecord",
     "ObjectiveRecord",
     "Record",
-    "ScanRecord",
-    "SegmentRecord",
-    "StoreRecord",
+    "Size",
     "TriedRecord",
 ]
 
@@ -42,15 +39,14 @@ MAX_SKIPPED_LISTED = 1000
 
 ColumnType = Literal["string", "int64", "float64", "bool"]
 AcceleratorKind = Literal["faiss-flat", "faiss-sq8", "faiss-rabitq", "lance-ivf"]
-ChangeKind = Literal["append", "delete", "purge", "compact", "repair"]
-_Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-_Size = Annotated[int, Field(gt=0, lt=1 << 53)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Size = Annotated[int, Field(gt=0, lt=1 << 53)]
 # What Arrow counts the entries of a list with.
-_Dimension = Annotated[int, Field(gt=0, lt=1 << 31)]
+Dimension = Annotated[int, Field(gt=0, lt=1 << 31)]
 # What is shown to people stays on its line.
 _Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 # Paths within a folder, which no part of leads out of, and SHA-256 in hexadecimal.
-_Files = dict[
+Files = dict[
     Annotated[str, Field(max_length=1000, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")],
     Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
 ]
@@ -109,8 +105,8 @@ class LayerRecord(Record):
 
     name: _Name
     kind: _Name
-    d_in: _Count
-    d_out: _Count
+    d_in: Count
+    d_out: Count
     bias: bool
 
 
@@ -144,7 +140,7 @@ class CurvatureRecord(Record):
     damping: float
     whitened: bool
     fisher: str | None
-    fit_documents: _Count
+    fit_documents: Count
     seed: int
     report: dict[str, float] = {}
 
@@ -163,9 +159,9 @@ class FidelityRecord(Record):
         slope: Of encoded scores on uncompressed ones: below 1, stored scores come out too small.
     """
 
-    documents: _Count
-    queries: _Count
-    among: _Count
+    documents: Count
+    queries: Count
+    among: Count
     recall: float
     correlation: float
     noise: float
@@ -194,10 +190,10 @@ class ChoiceRecord(Record):
         tried: The candidates.
     """
 
-    bytes_per_document: _Count | None
+    bytes_per_document: Count | None
     fidelity: float | None
-    documents: _Count
-    queries: _Count
+    documents: Count
+    queries: Count
     tried: tuple[TriedRecord, ...]
 
 
@@ -222,12 +218,12 @@ class EncoderRecord(Record):
 
     name: str
     reduce: Literal["sketch", "energy", "random", "none"]
-    reduced: _Size
-    sketched: _Size | None = None
-    pca: _Dimension | None = None
+    reduced: Size
+    sketched: Size | None = None
+    pca: Dimension | None = None
     rotate: bool
     bits: Bits
-    dimension: _Dimension
+    dimension: Dimension
     seed: int
     bytes_per_document: float
     file_sha256: str
@@ -247,11 +243,11 @@ class CorpusRecord(Record):
         content_sha256: Digest of the corpus as it was read.
     """
 
-    documents: _Count
-    parents: _Count
-    tokens: _Count
+    documents: Count
+    parents: Count
+    tokens: Count
     skipped: Annotated[tuple[str, ...], Field(max_length=MAX_SKIPPED_LISTED)] = ()
-    skipped_count: _Count = 0
+    skipped_count: Count = 0
     content_sha256: str
 
 
@@ -259,114 +255,9 @@ class InputRecord(Record):
     """Types (numpy names) and shapes (of one example) of tensor inputs and targets."""
 
     dtype: _Dtype
-    shape: tuple[_Count, ...]
+    shape: tuple[Count, ...]
     target_dtype: _Dtype
-    target_shape: tuple[_Count, ...]
-
-
-class DeletedRecord(Record):
-    """The file that holds the numbers of deleted rows: its name, its SHA-256 and how many."""
-
-    file: Annotated[str, Field(pattern=r"^deleted-[0-9a-f]{16}\.npy$")]
-    sha256: str
-    rows: _Size
-
-
-class StoreRecord(Record):
-    """The version of the documents table that the index consists of, and its rows.
-
-    Attributes:
-        table: Name of the table; compaction writes another.
-        table_version: Its version.
-        rows: Documents.
-        next_row: Rows numbered so far, those of deleted documents included.
-        deleted: Which of them were deleted, if any were.
-        files: SHA-256 of the table's files, by their paths within it.
-    """
-
-    table: Annotated[str, Field(pattern=r"^documents(-[1-9][0-9]*)?$")] = "documents"
-    table_version: _Count
-    rows: _Count
-    next_row: _Count
-    deleted: DeletedRecord | None = None
-    files: _Files = {}
-
-
-class SegmentRecord(Record):
-    """Consecutive rows of the scan copy, in files that never change.
-
-    Attributes:
-        number: Names its directory: the generation that it came with.
-        first_row: Number of its first row.
-        rows: How many, those of deleted documents included.
-        files: SHA-256 of each of its files.
-    """
-
-    number: _Size
-    first_row: _Count
-    rows: _Count
-    files: _Files
-
-
-class ScanRecord(Record):
-    """The scan copy.
-
-    Attributes:
-        rows: Rows of all segments.
-        width: Bytes of a code, padding included.
-        bits: Per entry of a code, at most 8.
-        dimension: Entries of a code.
-        segments: Their rows follow one another.
-    """
-
-    rows: _Count
-    width: _Size
-    bits: Bits
-    dimension: _Dimension
-    segments: tuple[SegmentRecord, ...]
-
-
-class ChangeRecord(Record):
-    """One change of a finished index.
-
-    Attributes:
-        kind: What was done.
-        generation: That it led to.
-        when: ISO 8601 time.
-        added: Documents appended.
-        removed: Documents deleted or replaced.
-        content_sha256: Digest of their ids and contents.
-        drift: Whitened energy of those appended, as a multiple of what documents of the build have.
-        warnings: What the change warned of.
-    """
-
-    kind: ChangeKind
-    generation: _Size
-    when: str
-    added: _Count = 0
-    removed: _Count = 0
-    content_sha256: str
-    drift: float | None = None
-    warnings: tuple[str, ...] = ()
-
-
-class DriftRecord(Record):
-    """Whitened energy of the documents that an index was built from, to compare others with.
-
-    The logarithm of a document's squared whitened norm is, but for ``spread``, ``intercept +
-    slope * log(tokens)``.
-
-    Attributes:
-        documents: It was fitted to.
-        intercept: At one token.
-        slope: For each unit of the logarithm of the scored tokens.
-        spread: Standard deviation of what remains.
-    """
-
-    documents: _Count
-    intercept: float
-    slope: float
-    spread: float
+    target_shape: tuple[Count, ...]
 
 
 class AcceleratorRecord(Record):
@@ -385,13 +276,13 @@ class AcceleratorRecord(Record):
     """
 
     kind: AcceleratorKind
-    table_version: _Count
-    rows: _Count
-    dimension: _Dimension
+    table_version: Count
+    rows: Count
+    dimension: Dimension
     scale: Annotated[float, Field(gt=0.0)]
     residual: Annotated[float, Field(ge=0.0)]
     largest: Annotated[float, Field(ge=0.0)]
-    files: _Files
+    files: Files
     library: str
 
 
@@ -408,8 +299,8 @@ class BackgroundRecord(Record):
         lowest: Cosine of each query's strongest opponent, ascending.
     """
 
-    pairs: _Count
-    queries: _Count
+    pairs: Count
+    queries: Count
     seed: int
     levels: _Some
     quantiles: _Some

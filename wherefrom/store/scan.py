@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from wherefrom.store.codes import CodeFormat
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.live_rows import LiveRows
-from wherefrom.store.manifest_parts import ScanRecord
 from wherefrom.store.segments import ScanSegment, scan_format, scan_width
+from wherefrom.store.state_parts import ScanRecord
 
 __all__ = ["ScanChunk", "ScanCopy"]
 

@@ -23,9 +23,9 @@ from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, storage_errors
 from wherefrom.store.facts import FACTS_FILE, FactsWriter
-from wherefrom.store.manifest_parts import SegmentRecord
 from wherefrom.store.quantise import ROUNDING, Quantised, few_bits, row_norms
 from wherefrom.store.rows import StoredRows
+from wherefrom.store.state_parts import SegmentRecord
 
 __all__ = ["ScanSegment", "encode_rows", "scan_columns", "scan_format", "scan_width"]
 
@@ -269,7 +269,7 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
                 return np.empty(shape, dtype)
             return np.asarray(np.memmap(file, dtype, "r", len(header), shape))
     except OSError as error:
-        raise _damaged(path, str(error).splitlines()[0]) from error
+        raise _damaged(path, error.strerror or "it cannot be read") from error
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -15,7 +15,17 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("manifest", "encoder", "filters", "clauses", "jsonl", "csv", "parquet", "questions")
+NAMES = (
+    "index",
+    "manifest",
+    "encoder",
+    "filters",
+    "clauses",
+    "jsonl",
+    "csv",
+    "parquet",
+    "questions",
+)
 NAMES += ("bundle", "lance", "deleted", "config")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,24 +17,28 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "security")]
 
 import atheris  # noqa: E402
 
-from tiny_lm import tiny_llama  # noqa: E402
-
 with atheris.instrument_imports(include=["wherefrom"]):
     import torch
+    from hostile import ask, fields_of, publish
+    from mutations import mutated
 
+    import wherefrom as wf
+    from tiny_lm import save_tiny_lm, text_documents, tiny_llama
     from wherefrom.audit.contents import read_contents
     from wherefrom.cli.query_file import read_batch
     from wherefrom.encoding.persistence import load_encoder
     from wherefrom.encoding.stages import Stages
     from wherefrom.errors import WherefromError
     from wherefrom.gradients.layers import select_layers
+    from wherefrom.gradients.models import load_model
     from wherefrom.gradients.pretrained import config_of
     from wherefrom.indexer.corpus import read_corpus
+    from wherefrom.query import asker
     from wherefrom.store import Manifest
     from wherefrom.store.boundary import require_no_bases
     from wherefrom.store.filters import comparisons, parse_where
     from wherefrom.store.live_rows import LiveRows
-    from wherefrom.store.manifest_parts import DeletedRecord, StoreRecord
+    from wherefrom.store.state_parts import DeletedRecord, StoreRecord
 
 LAYERS = select_layers(tiny_llama(), "mlp")
 COLUMNS = {"year": "int64", "party": "string", "war": "bool", "share": "float64"}
@@ -47,8 +52,23 @@ def written(name: str, data: bytes) -> Path:
 
 
 def manifest(data: bytes) -> None:
-    """The bytes as they are, and as their forger would seal them."""
     Manifest.parse(data, "manifest.json")
+
+
+class Forged:
+    """An index whose manifest is changed by what the fuzzer says, sealed anew, opened and asked."""
+
+    def __init__(self) -> None:
+        model = save_tiny_lm(SCRATCH / "model")
+        self.path = SCRATCH / "index"
+        wf.build(str(model), text_documents(), self.path, seed=3)
+        self.fields = fields_of(self.path)
+        loaded = load_model(str(model))
+        asker.load_recorded = lambda **_: loaded
+
+    def __call__(self, data: bytes) -> None:
+        publish(self.path, mutated(self.fields, random.Random(data)))
+        ask(self.path)
 
 
 def encoder(data: bytes) -> None:
@@ -141,9 +161,11 @@ SEEDS: dict[str, list[bytes]] = {
 
 
 def run(name: str, options: list[str]) -> None:
+    target = Forged() if name == "index" else TARGETS[name]
+
     def once(data: bytes) -> None:
         try:
-            TARGETS[name](data)
+            target(data)
         except WherefromError as error:
             if len(str(error).splitlines()) > 1 or len(str(error)) > 10_000:
                 raise AssertionError(f"not one line: {error!r:.300}") from error

@@ -47,6 +47,11 @@ def make_executor(name: str | None, *, workers: int | None, threads: int) -> Exe
         from wherefrom.indexer.executors.processes import ProcessExecutor
 
         return ProcessExecutor(workers or _workers(threads), threads)
+    if name == "torchrun" and workers is not None:
+        raise WherefromError(
+            f"workers={workers} does not go with executor='torchrun', whose ranks are the workers; "
+            "start torchrun with as many (--nproc-per-node)"
+        )
     if name == "ray":
         from wherefrom.indexer.executors.ray import RayExecutor
 
