@@ -71,6 +71,14 @@ def test_eigenvectors_of_a_shared_input_are_stored_once(kind: str) -> None:
     assert fitted.bases[1].q_in is fitted.bases[0].q_in
 
 
+def test_eigenvectors_lie_by_rows_as_they_come_back_from_a_file() -> None:
+    """Or products with them would have other bits before they were stored than after."""
+    fitted = make_curvature("ekfac").fit(pairs(case_of("llama-mlp"), "sampled"))
+    for basis in fitted.bases:
+        assert basis.q_in.is_contiguous()
+        assert basis.q_out.is_contiguous()
+
+
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 @pytest.mark.parametrize(("rows", "columns"), [(6, 7), (1, 2), (2, 7), (6, 1), (5, 6), (0, 0)])
 def test_a_rectangle_is_a_part_and_the_whole_is_never_formed(

@@ -25,6 +25,7 @@ from wherefrom.errors import (
 )
 from wherefrom.indexer import workshop
 from wherefrom.maintenance import append as appending
+from wherefrom.maintenance.delete import compact, delete
 from wherefrom.store import Manifest
 from wherefrom.store.lock import writer_lock
 
@@ -134,6 +135,7 @@ def test_passages_come_and_go_together(path: Path) -> None:
 def test_deleted_documents_are_gone_from_answers(path: Path) -> None:
     index = opened(path)
     whole = dict(zip(index.doc_ids(), index.scores(QUESTIONS)[0], strict=True))
+    assert index.query(prompt="gold", completion=" silver trade ships").proponents
     before = index.manifest
     gone = [IDS[0], IDS[7]]
     assert index.delete(gone).removed == 2
@@ -233,6 +235,37 @@ def test_what_was_deleted_before_is_purged_without_naming_it(path: Path) -> None
     index.delete(["secret"])
     assert index.delete([], purge=True).removed == 0
     assert not any(b"xyzzy" in f.read_bytes() for f in path.rglob("*") if f.is_file())
+
+
+def test_a_purge_is_told_to_those_who_read_on(path: Path) -> None:
+    reader, index = opened(path), opened(path)
+    index.delete([IDS[0]], purge=True)
+    with pytest.raises(IntegrityError, match="purged or compacted since") as caught:
+        reader.document(IDS[1])
+    assert "\n" not in str(caught.value)
+    assert reader.refresh()
+    assert reader.document(IDS[1]).text == POOL[1].text
+
+
+def test_opening_goes_on_with_what_is_published_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Manifest.read.__func__
+    changes = [lambda: compact(path), lambda: delete(path, [IDS[0]], purge=True)]
+
+    def overtaken(cls: type[Manifest], place: Path) -> Manifest:
+        found = read(cls, place)
+        if changes:
+            changing = changes.pop()
+            with monkeypatch.context() as patch:
+                patch.setattr(Manifest, "read", classmethod(read))
+                changing()
+        return found
+
+    monkeypatch.setattr(Manifest, "read", classmethod(overtaken))
+    index = opened(path)
+    assert (index.manifest.generation, changes) == (3, [])
+    assert len(contents(index)["read"]) == len(index)
 
 
 def test_compacting_changes_no_answer(path: Path) -> None:
@@ -351,8 +384,6 @@ def test_an_index_built_anew_is_not_changed_through_the_old_one(path: Path) -> N
 
 
 def test_only_indexes_are_changed(tmp_path: Path) -> None:
-    from wherefrom.maintenance.delete import delete
-
     with pytest.raises(NotAnIndexError):
         delete(tmp_path, ["x"])
     assert list(tmp_path.iterdir()) == []

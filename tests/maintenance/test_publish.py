@@ -409,10 +409,12 @@ def test_it_is_not_changed_where_it_is(path: Path, url: str) -> None:
         lambda: index.delete([DOCUMENTS[0].doc_id]),
         lambda: index.accelerate("lance-ivf"),
         lambda: publish(url, f"{url}-again"),
+        lambda: wf.verify(url),
+        index.verify,
     ]
     before = buckets.objects(url)
     for change in changes:
-        with pytest.raises(StorageError, match="on object storage, where an index is read but not"):
+        with pytest.raises(StorageError, match="an index is asked but neither"):
             change()
     assert buckets.objects(url) == before
 
@@ -422,6 +424,8 @@ def test_a_fetched_index_is_the_published_one(path: Path, url: str, tmp_path: Pa
     made = fetch(url, tmp_path / "fetched")
     assert contents(made) == contents(path)
     assert Manifest.read(made) == Manifest.read(path)
+    found = wf.verify(made, model=MODEL, objective=OBJECTIVE)
+    assert (found.problems, found.notes) == ((), ())
     index = opened(made)
     index.append(LATER)
     publish(made, url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -341,11 +342,17 @@ def test_processes_have_mapped_all_once_they_are_there(
         elsewhere.rename(on_disk.folder)
 
 
-def test_a_process_that_dies_is_replaced(on_disk: OnDisk, processes: ProcessShards) -> None:
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_process_that_dies_is_replaced(
+    on_disk: OnDisk, processes: ProcessShards, noticed: bool
+) -> None:
     queries = some_queries(1)
     ShardedScan(processes)(queries, 4, BOTH)
     (killed,) = processes._pools[1]._processes
     os.kill(killed, signal.SIGKILL)
+    if noticed:
+        with pytest.raises(BrokenProcessPool):
+            processes._pools[1].submit(os.getpid).result()
     found = ShardedScan(processes)(queries, 4, BOTH)
     assert all_same(found, scan(on_disk.copy, queries, 4, BOTH))
     assert killed not in processes._pools[1]._processes

@@ -144,7 +144,7 @@ def test_what_a_dead_writer_left_is_taken_back(build_index: Build) -> None:
     changed(index, [1], [Document("never published")])
     assert len(index.open()) == 6
     table = DocumentTable.open(index.path, index.manifest, write=True)
-    assert table.facts.doc_ids() == [d.doc_id for d in index.documents]
+    assert table.rows(range(len(table))).doc_ids == [d.doc_id for d in index.documents]
     assert table.version > index.manifest.store.table_version
     index.manifest = changed(index, [0], [Document("published")])
     assert index.open().facts.doc_ids() == [*(d.doc_id for d in index.documents[1:]), "published"]

@@ -18,8 +18,10 @@ def is_index(path: Path) -> bool:
 
     A bundle holds the manifest of an index, too, but none of its other parts.
     """
+    from wherefrom.store import Location
+
     names = ("encoder.safetensors", "documents.lance", "scan", "build.json")
-    return any((path / name).exists() for name in names)
+    return Location.of(path).remote or any((path / name).exists() for name in names)
 
 
 def verify_index(path: Path, given: dict[str, Any]) -> bool:

@@ -54,6 +54,7 @@ def encode_documents(
     left = tasks[commits.next :]
     counter = Counter(progress, "encoding the documents", total)
     staged = [task for task in left if work.is_done(task)]
+    missing = [task for task in left if not work.is_done(task)]
     counter.begin(committed + sum(len(workshop.shard_of(task)) for task in staged))
     workshop.told = counter.ahead
     commits.offer(staged)
@@ -62,7 +63,7 @@ def encode_documents(
         counter.done(outcome)
         commits.offer([outcome.task])
 
-    executor.run(job, [task for task in left if not work.is_done(task)], done)
+    executor.run(job, missing, done)
     commits.commit()
     return counter.notes
 

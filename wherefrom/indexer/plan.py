@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wherefrom.gradients.fisher import Fisher
 from wherefrom.indexer.executors.base import Task
-from wherefrom.store.manifest_parts import ColumnType, Record
+from wherefrom.store.manifest_parts import ColumnType, Count, Record, Size
 
 __all__ = [
     "BLOCK",
@@ -54,13 +54,13 @@ class CorpusPlan(Record):
         skipped_count: How many were left out.
     """
 
-    documents: int
-    parents: int
+    documents: Count
+    parents: Count
     metadata: dict[str, ColumnType]
     content_sha256: str
     read_sha256: str
     skipped: tuple[str, ...] = ()
-    skipped_count: int = 0
+    skipped_count: Count = 0
 
 
 class Plan(Record):
@@ -86,16 +86,16 @@ class Plan(Record):
 
     identity: dict[str, Any]
     corpus: CorpusPlan
-    first_row: int = 0
+    first_row: Count = 0
     fisher: Fisher | None
     curvature: str
     damping: float | None
     fit_documents: int | float | None
     factor_memory: int | None
     seed: int
-    batch_size: int
-    threads: int
-    fit_shard: int
+    batch_size: Size
+    threads: Size
+    fit_shard: Size
     tensors: bool
     staging: Literal["files", "fragments"] = "files"
 

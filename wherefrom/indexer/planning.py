@@ -31,6 +31,7 @@ from wherefrom.indexer.workplace import Workplace
 from wherefrom.indexer.workshop import CORPUS_FILE, Workshop, open_source
 from wherefrom.records import Document, Progress
 from wherefrom.store import ModelRecord, state
+from wherefrom.store.boundary import require_own_files
 
 __all__ = ["Documents", "Planner", "are_tensors"]
 
@@ -123,11 +124,13 @@ class Planner:
 
         Raises:
             IndexExistsError: It is a build of something else, which may not be replaced.
+            IntegrityError: The folder holds links.
         """
         finished = state(folder) == "finished"
         plan = work.read(PLAN, Plan)
         if plan is None or not (self.resume or finished):
             return None
+        require_own_files(folder)
         differs = difference(plan.identity, identity)
         if differs is None and self._digest_of_documents() != plan.corpus.read_sha256:
             differs = f"the documents are not the {plan.corpus.parents:,} that it began with"

@@ -150,8 +150,8 @@ class Index(Searcher):
             What was found.
 
         Raises:
-            QueryError: The sample is negative, or the index is on object storage.
-            StorageError: The disk refuses.
+            QueryError: The sample is negative.
+            StorageError: The disk refuses, or the index is on object storage.
         """
         folder = self.location.directory
         return verify_open(folder, self._asker, sample=sample, seed=seed, progress=progress)

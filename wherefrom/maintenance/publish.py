@@ -21,9 +21,9 @@ from wherefrom.records import Progress
 from wherefrom.store import DocumentTable, Location, Manifest, file_sha256, fsync_tree, state
 from wherefrom.store.cache import cache_folder, own_file
 from wherefrom.store.directory import MANIFEST_FILE
-from wherefrom.store.durable import fsync_directory, storage_errors
+from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes_atomically
 from wherefrom.store.location import OBJECTS, TABLES, lineage
-from wherefrom.store.lock import writer_lock
+from wherefrom.store.lock import LOCK_FILE, writer_lock
 from wherefrom.store.remote import RemoteFolder, Stored
 
 __all__ = ["Publication", "building_folder", "fetch", "publish"]
@@ -138,6 +138,9 @@ def fetch(
         IntegrityError: An object is missing or damaged.
         StorageError: The store or the disk refuses.
     """
+    # Loads torch, which publishing does not wait for.
+    from wherefrom.maintenance.inspection import HINT, hint
+
     place, target = Location(url), Location(path).directory
     remote = place.objects
     if state(target) not in ("absent", "empty"):
@@ -153,10 +156,15 @@ def fetch(
             if progress is not None:
                 progress("fetch", done + 1, len(parts))
         DocumentTable.open(unfinished, manifest)
+        table = unfinished / f"{manifest.store.table}.lance"
+        # Lance's note of the newest version, which is not published, for it is replaced in place.
+        if (newest := hint(table)) is not None:
+            write_bytes_atomically(table / HINT, newest)
         manifest.write(unfinished)
         fsync_tree(unfinished)
         with storage_errors(target):
             os.replace(unfinished, target)
+            (target / LOCK_FILE).unlink()  # The lock moved with its folder.
             fsync_directory(target.absolute().parent)
     return target
 

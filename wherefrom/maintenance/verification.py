@@ -21,7 +21,7 @@ from wherefrom.maintenance.repair import repaired
 from wherefrom.query.asker import Asker, load_asker
 from wherefrom.query.recall import drawn
 from wherefrom.records import Progress
-from wherefrom.store import Manifest
+from wherefrom.store import Location, Manifest
 from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
 
 __all__ = ["VERIFICATION_SCHEMA", "Verification", "verify", "verify_open"]
@@ -107,11 +107,11 @@ def verify(
         UnfinishedIndexError: A build there was interrupted.
         IndexBusyError: It is to be repaired while another process writes to it.
         QueryError: The sample is negative.
-        StorageError: The disk refuses.
+        StorageError: The disk refuses, or the index is on object storage.
     """
     if sample < 0:
         raise QueryError(f"sample={sample} is not allowed; give 0 or more documents")
-    folder, told = Path(path), progress or _untold
+    folder, told = Location.of(path).directory, progress or _untold
 
     def load(manifest: Manifest) -> Asker | None:
         record = manifest.model

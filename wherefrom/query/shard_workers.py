@@ -149,12 +149,18 @@ class ProcessShards:
         )
 
     def _submit(self, place: int, request: ShardRequest | None) -> Future[Found]:
+        given = (self._opener, self.shards[place], self._threads, request)
+        try:
+            return self._pool(place).submit(_scan, *given)
+        except BrokenProcessPool:  # It died between two questions.
+            self._pools.pop(place).shutdown()
+            return self._pool(place).submit(_scan, *given)
+
+    def _pool(self, place: int) -> ProcessPoolExecutor:
         if place not in self._pools:
             # Forking a process that has run torch deadlocks in OpenMP.
-            spawn = multiprocessing.get_context("spawn")
-            self._pools[place] = ProcessPoolExecutor(1, spawn)
-        rows = self.shards[place]
-        return self._pools[place].submit(_scan, self._opener, rows, self._threads, request)
+            self._pools[place] = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        return self._pools[place]
 
 
 _shard: Shard | None = None

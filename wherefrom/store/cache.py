@@ -60,8 +60,10 @@ def snapshot(remote: RemoteFolder, manifest: Manifest, files: Mapping[str, str])
         folder.mkdir(parents=True, exist_ok=True)
     for name, sha256 in files.items():
         place = own_file(folder, name)
-        if not _holds(place, sha256):
-            _link(_cached(remote, name, sha256), place)
+        while not _holds(place, sha256):
+            # Linking what another process replaces just then fails, as if it were not there.
+            with suppress(FileNotFoundError):
+                _link(_cached(remote, name, sha256), place)
     if not (folder / MANIFEST_FILE).is_file():
         _replace(folder / MANIFEST_FILE, lambda temporary: temporary.write_bytes(data))
     return folder

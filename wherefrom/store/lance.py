@@ -87,6 +87,11 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except (IntegrityError, StorageError):
         raise
     except Exception as error:  # damaged metadata make Lance's Rust panic, an error of its own kind
+        if not place.remote and not os.path.exists(path):
+            raise IntegrityError(
+                f"{path} cannot be read (it is not there); open the index again if it was purged "
+                "or compacted since, else restore it from a copy or build it again"
+            ) from error
         cause = str(error).splitlines()[0]
         raise IntegrityError(
             f"{path} cannot be read ({cause}); restore the index from a copy or build it again"

@@ -125,15 +125,16 @@ class Location(os.PathLike[str]):
 
     @property
     def directory(self) -> Path:
-        """The directory, to be written to.
+        """The directory, to be written to, or looked into.
 
         Raises:
             StorageError: It is a URL.
         """
         if self.remote:
             raise StorageError(
-                f"{self} is on object storage, where an index is read but not changed; change it "
-                "in a directory (wherefrom fetch makes one) and publish that again"
+                f"{self} is on object storage, where an index is asked but neither changed nor "
+                "verified; make a directory of it for that (wherefrom fetch, which compares all "
+                "digests) and publish that again if it is changed"
             )
         return Path(self._text)
 

@@ -39,7 +39,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(HERE / "target.py"), name, folder]
             command += [f"-max_total_time={given.seconds}", "-rss_limit_mb=4096", "-timeout=20"]
-            command += ["-max_len=8192", "-print_final_stats=1"]
+            command += ["-max_len=65536", "-print_final_stats=1"]
             print(f"== {name}", flush=True)
             if subprocess.run(command).returncode:
                 failed.append(name)

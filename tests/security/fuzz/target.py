@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "security")]
 import atheris  # noqa: E402
 
 with atheris.instrument_imports(include=["wherefrom"]):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import torch
     from hostile import ask, fields_of, publish
     from mutations import mutated
@@ -160,6 +164,22 @@ SEEDS: dict[str, list[bytes]] = {
 }
 
 
+def made_seed(name: str) -> bytes | None:
+    """A sound file of the kinds that cannot be written down."""
+    made = io.BytesIO()
+    if name == "encoder":
+        return (Forged().path / "encoder.safetensors").read_bytes()
+    if name == "bundle":
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("answers.jsonl", "{}")
+    elif name == "parquet":
+        pq.write_table(pa.table({"text": ["a", "b"], "year": [1, 2]}), made)
+    elif name == "lance":
+        message = b"\x12\x01a\x18\x01"
+        made.write(len(message).to_bytes(4, "little") + message + b"\0" * 8 + b"\2\0\2\0LANC")
+    return made.getvalue() or None
+
+
 def run(name: str, options: list[str]) -> None:
     target = Forged() if name == "index" else TARGETS[name]
 
@@ -177,4 +197,7 @@ def run(name: str, options: list[str]) -> None:
 if __name__ == "__main__":
     for number, seed in enumerate(SEEDS.get(sys.argv[1], [])):
         Path(sys.argv[2], f"seed-{number}").write_bytes(seed)
+    sound = made_seed(sys.argv[1])
+    if sound is not None:
+        Path(sys.argv[2], "sound").write_bytes(sound)
     run(sys.argv[1], sys.argv[2:])
