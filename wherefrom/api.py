@@ -102,7 +102,8 @@ def build(
         overwrite: Replace an index at ``path``, or an unfinished build of something else there;
             what is no index is left alone.
         resume: Go on with an interrupted build of the same at ``path``, which ends with the same
-            bits as if it had not been interrupted; else begin anew.
+            bits as if it had not been interrupted (with the same ``threads`` and ``batch_size``);
+            else begin anew.
         metadata_columns: For a path, the columns to keep as metadata; all by default.
         executor: What carries out the work: ``serial`` (this process), ``processes`` (several, each
             with a model of its own), ``ray``, or ``torchrun`` (the default where torchrun started

@@ -172,6 +172,7 @@ def test_more_passes_give_the_same_bits(kind: str, name: str, tmp_path: Path) ->
     assert passes > (1 if kind == "diagonal" else 2)
     assert_same_bits(found.state(), expected.state())
     assert found.report == {}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
     source = pairs(case, fishers(name, kind)[0])
     at_once = make_curvature(kind).fit(source, memory=memory, folder=tmp_path)
     assert_same_bits(at_once.state(), expected.state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from faults.children import Ended, Nursery
 from faults.work import told
 from wherefrom.errors import UnfinishedIndexError
 
-__all__ = ["KINDS", "Attempts", "Undisturbed", "look", "spread"]
+__all__ = ["KINDS", "Attempts", "Undisturbed", "assert_equal", "look", "spread"]
 
 KINDS = {
     "tensors": {"work": "faults.work:build_tensors"},
@@ -62,10 +63,21 @@ class Attempts:
     def log(self) -> Path:
         return self.folder / "tasks.log"
 
-    def order(self, clock: str | None = None, **disk: Any) -> dict[str, Any]:
+    def order(
+        self,
+        clock: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **disk: Any,
+    ) -> dict[str, Any]:
         self.index.parent.mkdir(parents=True, exist_ok=True)
         watched = {"root": str(self.index.parent), "log": str(self.log), **disk}
-        return {**KINDS[self.kind], "disk": watched, "path": str(self.index), "clock": clock}
+        return {
+            **KINDS[self.kind],
+            "disk": watched,
+            "path": str(self.index),
+            "clock": clock,
+            **(options or {}),
+        }
 
     def run(self, *, fails: bool = False, **disk: Any) -> Ended:
         """Run, to its end or a kill; only what ``fails`` may end in an error."""

@@ -23,6 +23,7 @@ __all__ = ["Child", "Ended", "Nursery", "nurse"]
 
 _TESTS = Path(__file__).parent.parent
 _PATIENCE = 90.0
+_LONG = 7000.0
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,12 @@ def nurse() -> None:
             os.close(answers.fileno())
             _work(order)
         print(pid, file=answers, flush=True)
-        print(_ended(pid), file=answers, flush=True)
+        patience = _PATIENCE if order["disk"] is not None else _LONG
+        print(_ended(pid, patience), file=answers, flush=True)
 
 
-def _ended(pid: int) -> int:
-    end = time.monotonic() + _PATIENCE
+def _ended(pid: int, patience: float) -> int:
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:

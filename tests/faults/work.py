@@ -8,10 +8,11 @@ import io
 import itertools
 import json
 import os
+import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ import torch
 import wherefrom as wf
 import wherefrom.api  # Else each child would import it.
 from small_models import mlp
-from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
+from tiny_lm import WORDS, text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.indexer import committing
 from wherefrom.records import Query
 from wherefrom.store import DocumentTable, Manifest
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JUMPS",
+    "build_long",
+    "build_many",
     "build_tensors",
     "build_text",
     "command",
+    "large_shards",
     "look",
     "set_clock",
     "small_shards",
@@ -77,6 +81,48 @@ def build_tensors(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wf.build(mlp(), (x, torch.arange(documents) % 3), path, **{"encoder": "none", **options})
+
+
+def build_many(path: str, *, documents: int) -> dict[str, int]:
+    """Index very many texts of a few words; how many, and the most memory that it took."""
+    large_shards()
+    stream = (
+        wf.Document(f"{i}", f"{WORDS[i % 30]} {WORDS[i % 29]} union", {"number": i})
+        for i in range(documents)
+    )
+    index = _sketched(path, stream)
+    return {"documents": len(index), "bytes": _peak()}
+
+
+def build_long(path: str, *, text_bytes: int) -> dict[str, int | bool]:
+    """Index one very long text; whether its passages are all of it, and the most memory."""
+    large_shards()
+    words = itertools.cycle([*WORDS, "and so\n\non."])
+    text = " ".join(itertools.islice(words, text_bytes // 5))[:text_bytes]
+    index = _sketched(path, [wf.Document("long", text)])
+    table = DocumentTable.open(Path(path), index.manifest)
+    passages = (passage for rows in table.batches(1024) for passage in rows.texts)
+    return {"whole": "".join(passages) == text, "bytes": _peak()}
+
+
+def _sketched(path: str, documents: Iterable[wf.Document]) -> wf.Index:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return wf.build(
+            tiny_llama().float(),
+            documents,
+            path,
+            objective=wf.CausalLM(tiny_tokenizer()),
+            curvature="identity",
+            encoder="sketch",
+            bits=1,
+            bytes_per_document=64,
+            batch_size=256,
+        )
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def look(path: str, *, scores: bool = False) -> dict[str, Any]:
@@ -129,6 +175,15 @@ def small_shards() -> None:
             for size in ("fit_shard_size", "encode_shard_size"):
                 if hasattr(module, size):
                     setattr(module, size, lambda count: 8)
+
+
+def large_shards() -> None:
+    """Undo :func:`small_shards`: sizes as they are for users."""
+    committing._COMMIT_BYTES = 1 << 28
+    for module in list(sys.modules.values()):
+        for size in ("fit_shard_size", "encode_shard_size"):
+            if module.__name__.startswith("wherefrom.indexer") and hasattr(module, size):
+                setattr(module, size, lambda count: 1024)
 
 
 def set_clock(jumps: str | None) -> None:

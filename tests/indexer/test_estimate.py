@@ -13,11 +13,12 @@ from torch import nn
 import wherefrom as wf
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.cli.estimate import tell_estimate
-from wherefrom.errors import IndexExistsError, ModelError
+from wherefrom.errors import IndexBusyError, IndexExistsError, ModelError
 from wherefrom.indexer.estimate import Estimate, estimate
 from wherefrom.indexer.options import BuildOptions
 from wherefrom.indexer.rehearsal import Part, Stopwatch, size_of
 from wherefrom.indexer.sources import TensorSource
+from wherefrom.store.lock import writer_lock
 
 
 def perceptron(hidden: int = 6) -> nn.Module:
@@ -131,6 +132,32 @@ def test_what_a_build_would_refuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions(layers=["no.such"]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+
+
+def test_what_a_killed_estimate_left_is_removed(tmp_path: Path) -> None:
+    """And what is under way, or somebody else's, is left alone."""
+    left = tmp_path / ".i.estimate"
+    before = wf.build(perceptron(), examples(40), left / "index").path
+    estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions())
+    assert list(tmp_path.iterdir()) == []
+    before.mkdir(parents=True)
+    with (
+        writer_lock(left),
+        pytest.raises(IndexBusyError, match=r"\.i\.estimate is being written by process"),
+    ):
+        estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions())
+    (before / "letter.txt").write_text("mine")
+    with pytest.raises(IndexExistsError, match=r"\.i\.estimate is in the way and is no estimate's"):
+        estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions())
+    assert (before / "letter.txt").read_text() == "mine"
+
+
+def test_an_interrupted_replacement_is_left_as_it_is(tmp_path: Path) -> None:
+    """An estimate looks, and mends nothing."""
+    wf.build(perceptron(), examples(40), tmp_path / ".i.replaced")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 def test_a_part_of_a_source_is_a_source() -> None:

@@ -1,4 +1,4 @@
-"""The plan of a build: sums in one fixed order, shards that cover everything once, differences told."""
+"""The plan of a build: sums in one order, shards that cover everything once, differences told."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ def test_a_killed_change_has_happened_or_not(killing: Killing) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_killed_at_any_step_has_happened_or_not(killing: Killing) -> None:
     happened = [killing.kill_at(step) for step in range(len(killing.steps))]

@@ -384,3 +384,12 @@ def test_the_command_says_what_is_wrong(path: Path) -> None:
     for wrong in (["--tolerance", "1e-3"], ["--index", path], ["--fail-if", "x"]):
         assert run(path, *wrong).exit_code == 2
     assert run(path.parent, "--repair").exit_code == 2
+
+
+def test_a_damaged_list_of_deleted_rows_is_refused(path: Path) -> None:
+    """By its digest, though the rows that are read would tell, too."""
+    place = flipped(path, "deleted-*.npy")
+    with pytest.raises(wf.WherefromError, match="its SHA-256 is not the manifest's"):
+        wf.open(path)
+    kinds = {problem.where: problem.kind for problem in wf.verify(path, digests_only=True).problems}
+    assert kinds[place] == "documents"

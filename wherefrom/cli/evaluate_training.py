@@ -50,8 +50,8 @@ def trainer_of(index: Index, subject: Subject, opened: Opened, retrained: Retrai
         raise EvaluationError("nothing says how to train; give --train or --base-model")
     if subject.texts is None:
         raise EvaluationError(
-            f"--base-model fine-tunes models of text, and {index.location} holds tensors; give --train "
-            "FILE.py:FUNCTION"
+            f"--base-model fine-tunes models of text, and {index.location} holds tensors; give "
+            "--train FILE.py:FUNCTION"
         )
     given: dict[str, Any] = {
         "epochs": retrained.epochs,
@@ -88,8 +88,8 @@ def _demo(index: Index) -> DemoTrainer:
     if making_digest(documents, marker.seed, marker.recipe) != marker.digest:
         trained = "others" if marker.documents in (None, len(documents)) else marker.documents
         raise EvaluationError(
-            f"{index.location} holds {len(documents)} documents, and the model in {source} was trained "
-            f"on {trained} (ids, texts and order count): scores of these documents would be set "
+            f"{index.location} holds {len(documents)} documents, and the model in {source} was "
+            f"trained on {trained} (ids, texts and order count): scores of these documents would be set "
             "beside another training; index what it was trained on, or give --train "
             "FILE.py:FUNCTION"
         )

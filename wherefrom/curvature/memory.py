@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,15 @@ class Room:
         """
         if self.memory is None or self.folder is None:
             return tensor
-        path, partial = (self.folder / f"{name}.{end}" for end in ("safetensors", "partial"))
-        save_file({name: tensor.contiguous()}, partial)
-        partial.replace(path)  # Never in place: who maps the old file keeps it.
+        path = self.folder / f"{name}.safetensors"
+        # Not durable, for no other process goes on from it; never in place, for who maps the old
+        # file keeps it; and each under a name of its own, for two may put the same at once.
+        partial = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            save_file({name: tensor.contiguous()}, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
         return load_file(path)[name]
 
 

@@ -122,12 +122,7 @@ class Subject:
         extractor = GradientExtractor(model, objective, select_layers(model, layers))
         inputs, targets = (part.detach().cpu().contiguous().numpy() for part in documents)
         width = len(str(len(inputs) - 1))
-        record = InputRecord(
-            dtype=inputs.dtype.name,
-            shape=inputs.shape[1:],
-            target_dtype=targets.dtype.name,
-            target_shape=targets.shape[1:],
-        )
+        record = InputRecord.of(inputs, targets)
         doc_ids = [f"{i:0{width}d}" for i in range(len(inputs))]
         asked = list(questions(objective, record, queries))
         return _of_arrays(name, extractor, inputs, targets, doc_ids, asked)

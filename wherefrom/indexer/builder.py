@@ -174,9 +174,12 @@ class IndexBuilder:
         }
         failed = True
         try:
-            with workplace(self._path, info, overwrite=self._overwrite) as place:
-                workshop = self._planner().begin(place)
+            planner = self._planner()
+            with workplace(
+                self._path, info, overwrite=self._overwrite, is_this=planner.is_this
+            ) as place:
                 if state(place.folder) != "finished":
+                    workshop = planner.begin(place)
                     with _threads(workshop.plan.threads):
                         self._build(workshop, resumed=not place.began)
             failed = False

@@ -114,5 +114,5 @@ class _Commits:
             first = self._workshop.plan.first_row + self._rows
             self._table.adopt(commit_fragments(self._table.path, paths, first_row=first))
         else:
-            self._table.add(list(read_staged(paths, self._workshop.layout.schema)))
+            self._table.add(list(read_staged(paths, self._workshop.layout)))
         return len(self._table) - before

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wherefrom.encoding.persistence import ENCODER_FILE
+from wherefrom.errors import IndexExistsError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.indexer.options import BuildOptions
 from wherefrom.indexer.planning import Documents
 from wherefrom.indexer.rehearsal import Rehearsal, Stopwatch, peak_memory, size_of
 from wherefrom.indexer.workplace import refuse_taken_path
-from wherefrom.store import SCAN_DIRECTORY
+from wherefrom.store import SCAN_DIRECTORY, state, storage_errors
 from wherefrom.store.directory import TABLE_DIRECTORY
+from wherefrom.store.lock import writer_lock
 
 __all__ = ["Estimate", "estimate"]
 
@@ -107,13 +110,11 @@ def estimate(
     """
     place = Path(path)
     refuse_taken_path(place, overwrite=bool(given.get("overwrite")))
-    beside = next(p for p in place.absolute().parents if p.is_dir())
     unwanted = ("executor", "overwrite", "progress", "replay", "resume")
     settings = {name: value for name, value in given.items() if name not in unwanted}
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=beside) as folder:
+    with _beside(place) as index:
         started = clock()
         watch = Stopwatch(clock)
-        index = Path(folder) / "index"
         build = Rehearsal(
             model, documents, index, options, executor="serial", progress=watch, **settings
         )
@@ -122,6 +123,42 @@ def estimate(
             warnings.simplefilter("ignore")  # What a build warns of, it warns of when it is run.
             build.run()
         return _Extrapolation(build, started, workers).estimate(index)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A path beside ``place``, on its disk, for an index that does not stay.
+
+    What an estimate that was killed left there is removed first.
+
+    Raises:
+        IndexBusyError: Another estimate of the same is under way.
+        IndexExistsError: Something else is in the way.
+        StorageError: The disk refuses.
+    """
+    parent = next(p for p in place.absolute().parents if p.is_dir())
+    folder = parent / f".{place.name}.estimate"
+    index = folder / "index"
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+    if folder.is_symlink() or state(index) == "foreign":
+        raise IndexExistsError(f"{folder} is in the way and is no estimate's; move it elsewhere")
+    try:
+        with writer_lock(folder):
+            _remove(index)
+            try:
+                yield index
+            finally:
+                _remove(index)
+    finally:
+        with suppress(OSError):  # Another estimate has come to it, or left something in it.
+            folder.rmdir()
+
+
+def _remove(index: Path) -> None:
+    with storage_errors(index):
+        if index.exists():
+            shutil.rmtree(index)
 
 
 class _Extrapolation:

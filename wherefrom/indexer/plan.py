@@ -1,12 +1,11 @@
 """The plan of a build: what is built, and how its documents are divided among tasks.
 
-It is written before the first task and never changed, so that an interrupted build goes on with the
-same shards, threads and batches, and ends with the same bits.
+It is written before the first task, so that an interrupted build goes on with the same shards,
+threads and batches, and ends with the same bits; unless it is told to take others.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -27,7 +26,6 @@ __all__ = [
     "blocks",
     "difference",
     "encode_shard_size",
-    "fingerprint_of",
     "fit_shard_size",
 ]
 
@@ -175,12 +173,6 @@ def blocks(positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """``positions``, so many at a time as are held at once."""
     for start in range(0, len(positions), BLOCK):
         yield positions[start : start + BLOCK]
-
-
-def fingerprint_of(identity: dict[str, Any]) -> str:
-    """A digest of a plan's identity."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:

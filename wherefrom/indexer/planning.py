@@ -30,7 +30,7 @@ from wherefrom.indexer.sources import Source, TensorSource, sample_size, stamp
 from wherefrom.indexer.workplace import Workplace
 from wherefrom.indexer.workshop import CORPUS_FILE, Workshop, open_source
 from wherefrom.records import Document, Progress
-from wherefrom.store import ModelRecord, state
+from wherefrom.store import ModelRecord
 from wherefrom.store.boundary import require_own_files
 
 __all__ = ["Documents", "Planner", "are_tensors"]
@@ -117,6 +117,18 @@ class Planner:
         }
         return cast("dict[str, Any]", json.loads(json.dumps(found)))
 
+    def is_this(self, work: Work) -> bool:
+        """Whether the work that lies in a finished index is what this build left there.
+
+        Raises:
+            CorpusError: The documents cannot be read.
+            IntegrityError: The work is damaged, or the folder holds links.
+        """
+        plan = work.read(PLAN, Plan)
+        if plan is None or difference(plan.identity, self._identity()) is not None:
+            return False
+        return self._has_documents_of(plan, work.path.parent)
+
     def _plan_to_go_on_with(
         self, work: Work, identity: dict[str, Any], folder: Path
     ) -> Plan | None:
@@ -126,32 +138,32 @@ class Planner:
             IndexExistsError: It is a build of something else, which may not be replaced.
             IntegrityError: The folder holds links.
         """
-        finished = state(folder) == "finished"
         plan = work.read(PLAN, Plan)
-        if plan is None or not (self.resume or finished):
+        if plan is None or not self.resume:
             return None
         require_own_files(folder)
         differs = difference(plan.identity, identity)
-        if differs is None and self._digest_of_documents() != plan.corpus.read_sha256:
+        if differs is None and not self._has_documents_of(plan, folder):
             differs = f"the documents are not the {plan.corpus.parents:,} that it began with"
-            if isinstance(self.documents, Iterator):
-                raise CorpusError(
-                    f"{folder} holds a build of other documents; these come from an iterator that "
-                    "has been read now: give them anew, with resume=False"
-                )
         if differs is None:
             return plan
-        if finished:
-            raise IndexExistsError(
-                f"{folder} holds a finished index; choose another path or say --overwrite "
-                "(overwrite=True)"
-            )
         if not self.overwrite:
             raise IndexExistsError(
                 f"{folder} holds an unfinished build of something else ({differs}); give its own "
                 "command again to go on with it, or say --overwrite (overwrite=True) to begin anew"
             )
         return None
+
+    def _has_documents_of(self, plan: Plan, folder: Path) -> bool:
+        """Whether a build began with these documents."""
+        if self._digest_of_documents() == plan.corpus.read_sha256:
+            return True
+        if isinstance(self.documents, Iterator):
+            raise CorpusError(
+                f"{folder} holds a build of other documents; these come from an iterator that "
+                "has been read now: give them anew, with resume=False"
+            )
+        return False
 
     def _digest_of_documents(self) -> str:
         if are_tensors(self.documents):

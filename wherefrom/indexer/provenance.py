@@ -105,4 +105,4 @@ def versions() -> dict[str, str]:
 
 def now() -> str:
     """ISO 8601, UTC."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")

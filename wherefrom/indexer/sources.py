@@ -153,12 +153,7 @@ class TensorSource:
                     "infinity; repair or remove it"
                 )
         self.metadata: dict[str, ColumnType] = {}
-        self.inputs: InputRecord | None = InputRecord(
-            dtype=self._inputs.dtype.name,
-            shape=self._inputs.shape[1:],
-            target_dtype=self._targets.dtype.name,
-            target_shape=self._targets.shape[1:],
-        )
+        self.inputs: InputRecord | None = InputRecord.of(self._inputs, self._targets)
         digest = hashlib.sha256(self._inputs.tobytes())
         digest.update(self._targets.tobytes())
         self.content_sha256 = digest.hexdigest()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from wherefrom.errors import (
@@ -23,13 +24,20 @@ from wherefrom.errors import (
 from wherefrom.indexer.ledger import Work
 from wherefrom.indexer.plan import PLAN
 from wherefrom.store import begin_build, state, storage_errors
-from wherefrom.store.durable import fsync_directory
-from wherefrom.store.lock import LOCK_FILE, writer_lock
+from wherefrom.store.durable import exchange, fsync_directory
+from wherefrom.store.lock import LOCK_FILE, WriterLock, writer_lock
 
 __all__ = ["Workplace", "refuse_taken_path", "workplace"]
 
 _MAY_GO_ON = (ExecutionError, IndexBusyError, IntegrityError, StorageError, UnfinishedIndexError)
 """What another go at the same build may overcome."""
+
+_TAKEN = "{} holds a finished index; choose another path or say --overwrite (overwrite=True)"
+_MADE = (
+    *("build.json", "manifest.json", "encoder.safetensors", "work", "scan", "documents*.lance"),
+    *("deleted-*.npy", "faiss", "vectors.lance", ".*.tmp"),
+)
+"""Names of what builds make."""
 
 
 class Workplace:
@@ -48,11 +56,14 @@ class Workplace:
             begin_build(folder, info)
 
     def begin_anew(self) -> None:
-        """Drop what is there, and begin another build.
+        """Drop the unfinished build that is there, and begin another one.
 
         Raises:
+            IndexExistsError: What is there is finished, or has files in it that no build makes.
             StorageError: The disk refuses.
         """
+        if state(self.folder) == "finished":
+            raise IndexExistsError(_TAKEN.format(self.folder))
         _clear(self.folder)
         begin_build(self.folder, self._info)
         self.began = True
@@ -61,24 +72,30 @@ class Workplace:
 def refuse_taken_path(path: Path, *, overwrite: bool) -> None:
     """Make sure that an index may be built at ``path``, or that a build there may go on.
 
+    Changes nothing: :func:`workplace` looks again when it holds the lock.
+
     Raises:
         IndexExistsError: Something stands there that is no index, or that may not be replaced.
     """
-    _finish_swap(path)
     found = state(path)
     if found == "foreign":
         raise IndexExistsError(
             f"{path} holds something that is no index and is left alone; choose another path"
         )
+    if found == "absent" and state(_beside(path, "replaced")) == "finished":
+        found = "finished"
     if found == "finished" and not overwrite and not Work(path).file(PLAN).exists():
-        raise IndexExistsError(
-            f"{path} holds a finished index; choose another path or say --overwrite "
-            "(overwrite=True)"
-        )
+        raise IndexExistsError(_TAKEN.format(path))
 
 
 @contextmanager
-def workplace(path: Path, info: Mapping[str, object], *, overwrite: bool) -> Iterator[Workplace]:
+def workplace(
+    path: Path,
+    info: Mapping[str, object],
+    *,
+    overwrite: bool,
+    is_this: Callable[[Work], bool] = lambda work: False,
+) -> Iterator[Workplace]:
     """A directory marked as a build, which nobody else writes to; in the end it stands at ``path``.
 
     An error that no other go would overcome takes back what this one made, and what stood at
@@ -89,33 +106,46 @@ def workplace(path: Path, info: Mapping[str, object], *, overwrite: bool) -> Ite
         path: Where the index is to stand.
         info: To be noted in the mark.
         overwrite: Whether a finished index there is replaced, once the new one is done.
+        is_this: Whether the work that lies in a finished index is this build's, which was
+            interrupted at its very end.
 
     Raises:
         IndexBusyError: Another process is building there.
         IndexExistsError: Something else is in the way.
         StorageError: The disk refuses.
     """
-    before = state(path)
-    replacing = before == "finished" and overwrite
-    folder = path.with_name(f".{path.name}.building") if replacing else path
+    _finish_swap(path)
+    refuse_taken_path(path, overwrite=overwrite)
     with ExitStack() as locks:
-        if replacing:
-            locks.enter_context(writer_lock(path))
+        keep = state(path) == "empty"
+        _make(path)
+        lock = locks.enter_context(writer_lock(path))
+        folder = path
+        if state(path) == "finished" and not is_this(Work(path)):
+            if not overwrite:
+                raise IndexExistsError(_TAKEN.format(path))
+            folder = _beside(path, "building")
             if state(folder) == "foreign":
                 raise IndexExistsError(f"{folder} is in the way and is no index; move it elsewhere")
-        _make(folder)
-        locks.enter_context(writer_lock(folder))
+            if state(folder) == "finished" and not Work(folder).file(PLAN).exists():
+                _remove(
+                    folder
+                )  # Replaced by an earlier build, which was killed before it did this.
+            _make(folder)
+            lock = locks.enter_context(writer_lock(folder))
         place = None
         try:
             place = Workplace(folder, info)
             yield place
-            if replacing:
-                _put_in_place(folder, path)
+            if folder != path:
+                _put_in_place(folder, path, lock)
+            if state(_beside(path, "building")) == "finished":  # Replaced by this build.
+                _remove(_beside(path, "building"))
             Work(path).remove()
         except Exception as error:
             began = state(folder) == "empty" if place is None else place.began
             if began and _is_in_vain(error, Work(folder)):
-                _take_back(folder, keep=before == "empty")
+                _take_back(folder, keep=keep and folder == path)
             elif isinstance(error, (ExecutionError, StorageError)):
                 raise type(error)(
                     f"{error}; then run the same command again, which goes on from here"
@@ -150,9 +180,10 @@ def _take_back(folder: Path, *, keep: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
+    """Remove what a build makes, and nothing else."""
     with storage_errors(folder):
         for entry in folder.iterdir():
-            if entry.name == LOCK_FILE:
+            if not any(fnmatch(entry.name, pattern) for pattern in _MADE):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -160,32 +191,46 @@ def _clear(folder: Path) -> None:
                 entry.unlink()
 
 
-def _put_in_place(folder: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.replaced")
-    _remove(old)
+def _put_in_place(folder: Path, path: Path, lock: WriterLock) -> None:
+    """Replace the index at ``path``, in one step where the system can, and remove the old one."""
     with storage_errors(path):
-        os.replace(path, old)
-        try:
-            os.replace(folder, path)
-        except BaseException:
-            os.replace(old, path)
-            raise
+        if exchange(folder, path):
+            old = folder
+        else:
+            old = _beside(path, "replaced")
+            _remove(old)
+            os.replace(path, old)
+            try:
+                os.replace(folder, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
+        lock.path = path / LOCK_FILE  # It came along.
         fsync_directory(path.absolute().parent)
-        (path / LOCK_FILE).unlink(missing_ok=True)  # It came along.
     _remove(old)
 
 
 def _finish_swap(path: Path) -> None:
     """Complete a replacement that was interrupted between its two renames, or after them."""
-    old = path.with_name(f".{path.name}.replaced")
+    old = _beside(path, "replaced")
     if state(old) != "finished":
         return
-    if state(path) == "absent":
-        new = path.with_name(f".{path.name}.building")
-        with storage_errors(path):
-            os.replace(new if state(new) == "finished" else old, path)
-            fsync_directory(path.absolute().parent)
-    _remove(old)
+    with writer_lock(old) as lock:  # Who is replacing it right now holds this.
+        if state(path) == "absent":
+            new = _beside(path, "building")
+            with storage_errors(path):
+                if state(new) == "finished":
+                    os.replace(new, path)
+                else:
+                    os.replace(old, path)
+                    lock.path = path / LOCK_FILE
+                fsync_directory(path.absolute().parent)
+        _remove(old)
+
+
+def _beside(path: Path, role: str) -> Path:
+    """Where a replacement of ``path`` is built, or what was replaced is put aside."""
+    return path.with_name(f".{path.name}.{role}")
 
 
 def _remove(folder: Path) -> None:

@@ -74,7 +74,7 @@ def state(directory: str | os.PathLike[str]) -> IndexState:
         return "empty"
     if MANIFEST_FILE in names:
         return "finished" if _is_ours(folder / MANIFEST_FILE) else "foreign"
-    if TABLE_DIRECTORY in names or (BUILD_FILE in names and _is_ours(folder / BUILD_FILE)):
+    if BUILD_FILE in names and _is_ours(folder / BUILD_FILE):
         return "unfinished"
     return "foreign"
 

@@ -7,10 +7,12 @@ with the power; everything an index claims to hold goes through :func:`fsync_tre
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 from wherefrom.errors import StorageError
 
 __all__ = [
+    "exchange",
     "fsync_directory",
     "fsync_tree",
     "storage_errors",
@@ -36,6 +39,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EIO: "check the disk",
 }
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _WRAPPED_ERRNO = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 
 
@@ -78,6 +82,29 @@ def fsync_directory(directory: str | os.PathLike[str]) -> None:
     # Windows offers no handle on a directory; its file system journals renames itself.
     if os.name != "nt":
         _fsync(directory)
+
+
+def exchange(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Let two directories change places, in one step that no reader sees the middle of.
+
+    Returns:
+        Whether that was done; not every system and file system can.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(other))
 
 
 def fsync_tree(directory: str | os.PathLike[str]) -> None:

@@ -13,34 +13,46 @@ from pathlib import Path
 from wherefrom.errors import IndexBusyError
 from wherefrom.store.durable import storage_errors
 
-__all__ = ["LOCK_FILE", "writer_lock"]
+__all__ = ["LOCK_FILE", "WriterLock", "writer_lock"]
 
 LOCK_FILE = "writer.lock"
 
 
+class WriterLock:
+    """A lock that is held.
+
+    Attributes:
+        path: Its file; to be changed by who moves the directory that it is in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
 @contextmanager
-def writer_lock(directory: str | os.PathLike[str]) -> Iterator[None]:
+def writer_lock(directory: str | os.PathLike[str]) -> Iterator[WriterLock]:
     """Be the only writer of the index in ``directory`` while the block runs.
 
     The lock is the operating system's: a writer that is killed lets go of it, and nothing has to
-    be cleaned up. It holds between processes of one machine, and between
-    machines where the shared file system has locks (NFS 4 has).
+    be cleaned up. It holds between processes of one machine, and between machines where the shared
+    file system has locks (NFS 4 has).
 
     Raises:
         IndexBusyError: Another process, or another thread of this one, is writing.
         StorageError: The disk refuses.
     """
-    path = Path(directory) / LOCK_FILE
-    handle = _locked(path)
+    lock = WriterLock(Path(directory) / LOCK_FILE)
+    handle = _locked(lock.path)
     try:
         holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
-        with storage_errors(path):
+        with storage_errors(lock.path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, holder.encode(), 0)
-        yield
+        yield lock
     finally:
         # While it is held: who opened it meanwhile finds that it is no longer the one that counts.
-        path.unlink(missing_ok=True)
+        if _is_at(handle, lock.path):
+            lock.path.unlink()
         os.close(handle)
 
 
@@ -52,17 +64,23 @@ def _locked(path: Path) -> int:
         try:
             with storage_errors(path):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
         except BlockingIOError:
             os.close(handle)
             raise IndexBusyError(_busy(path)) from None
-        except FileNotFoundError:  # Its holder let go of it between the two calls.
-            pass
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)
+        if _is_at(handle, path):
+            return handle
+        os.close(handle)  # Its holder let go of it between the two calls.
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one that is at ``path`` now."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _busy(path: Path) -> str:

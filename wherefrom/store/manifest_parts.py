@@ -5,10 +5,12 @@ All records are frozen, refuse unknown keys and hold finite numbers only.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from wherefrom.errors import CorpusError
 from wherefrom.records import Bits
 
 __all__ = [
@@ -51,10 +53,12 @@ Files = dict[
     Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
 ]
 _Some = Annotated[tuple[float, ...], Field(min_length=1)]
-_Dtype = (
-    Literal["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-    | Literal["float16", "float32", "float64"]
-)
+# fmt: off
+_Dtype = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64",
+]
+# fmt: on
 
 
 class Record(BaseModel):
@@ -258,6 +262,26 @@ class InputRecord(Record):
     shape: tuple[Count, ...]
     target_dtype: _Dtype
     target_shape: tuple[Count, ...]
+
+    @classmethod
+    def of(cls, inputs: NDArray[Any], targets: NDArray[Any]) -> InputRecord:
+        """The record of examples ``[n, ...]``.
+
+        Raises:
+            CorpusError: They are of a type that is not stored.
+        """
+        for values in (inputs, targets):
+            if values.dtype.name not in get_args(_Dtype):
+                raise CorpusError(
+                    f"tensors are of type {values.dtype.name}; give one of "
+                    f"{', '.join(get_args(_Dtype))}"
+                )
+        return cls(
+            dtype=cast("_Dtype", inputs.dtype.name),
+            shape=inputs.shape[1:],
+            target_dtype=cast("_Dtype", targets.dtype.name),
+            target_shape=targets.shape[1:],
+        )
 
 
 class AcceleratorRecord(Record):

@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from wherefrom.errors import IntegrityError
 from wherefrom.store.durable import storage_errors, write_atomically
+from wherefrom.store.layout import TableLayout
+from wherefrom.store.rows import StoredRows
 
 __all__ = ["read_staged", "write_staged"]
 
@@ -39,15 +41,15 @@ def write_staged(path: str | os.PathLike[str], batch: pa.RecordBatch) -> None:
     write_atomically(path, write)
 
 
-def read_staged(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The rows of staged shards, in the order of ``paths``.
+def read_staged(paths: Sequence[Path], layout: TableLayout) -> Iterator[pa.RecordBatch]:
+    """The rows of staged shards, in the order of ``paths``, each compared with its digest.
 
     Args:
         paths: The files.
-        schema: That they must have.
+        layout: Of the table that they are for.
 
     Raises:
-        IntegrityError: A file is damaged, or has other columns.
+        IntegrityError: A file or a row is damaged, or has other columns.
         StorageError: The disk refuses.
     """
     for path in paths:
@@ -56,9 +58,14 @@ def read_staged(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.RecordB
                 table = pa.ipc.open_file(file).read_all()
         except pa.ArrowInvalid as error:
             raise _damaged(path, str(error).splitlines()[0]) from error
-        if not table.schema.equals(schema):
+        if not table.schema.equals(layout.schema):
             raise _damaged(path, "it has other columns")
-        yield from table.to_batches()
+        for batch in table.to_batches():
+            try:
+                StoredRows(batch, layout, batch.column("row").to_numpy()).verify()
+            except IntegrityError as error:
+                raise _damaged(path, "a row differs from its digest") from error
+            yield batch
 
 
 def _damaged(path: Path, cause: str) -> IntegrityError:

@@ -75,14 +75,14 @@ class ProcessExecutor:
 
     def _round(self, job: Job, left: dict[Task, None], done: Done) -> Task | None:
         """Give out what is left; a task that was under way when a worker died, if one did."""
-        pool = self._open_pool()
+        pool = self._open_pool(job)
         waiting = iter(list(left))
         running: dict[Future[Outcome], Task] = {}
         try:
             while True:
                 # Few at a time: what is handed to the pool cannot be taken back on an error.
                 while len(running) < 2 * self.workers and (task := next(waiting, None)) is not None:
-                    running[pool.submit(_perform, job, task)] = task
+                    running[pool.submit(_perform, task)] = task
                 if not running:
                     return None
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -98,7 +98,7 @@ class ProcessExecutor:
                 future.cancel()
             raise
 
-    def _open_pool(self) -> ProcessPoolExecutor:
+    def _open_pool(self, job: Job) -> ProcessPoolExecutor:
         if self._pool is None:
             # Forking a process that has run torch deadlocks in OpenMP.
             context = multiprocessing.get_context("spawn")
@@ -107,7 +107,7 @@ class ProcessExecutor:
                 self.workers,
                 context,
                 initializer=_begin,
-                initargs=(os.getpid(), numbers, self._threads),
+                initargs=(job, os.getpid(), numbers, self._threads),
             )
         return self._pool
 
@@ -124,13 +124,14 @@ class ProcessExecutor:
             process.join()
 
 
+_job: Job
 _number = 0
-_workshop: tuple[Job, Workshop] | None = None
+_workshop: Workshop | None = None
 
 
-def _begin(parent: int, numbers: Synchronized[int], threads: int) -> None:
+def _begin(job: Job, parent: int, numbers: Synchronized[int], threads: int) -> None:
     """Make this worker end with its parent, and leave interruptions to it."""
-    global _number
+    global _job, _number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -139,14 +140,15 @@ def _begin(parent: int, numbers: Synchronized[int], threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    _job = job
     with numbers.get_lock():
         _number = numbers.value
         numbers.value += 1
 
 
-def _perform(job: Job, task: Task) -> Outcome:
-    """Carry out a task, loading the model for the first one."""
+def _perform(task: Task) -> Outcome:
+    """Carry out a task, loading the model for the first one, whose caller is told what fails."""
     global _workshop
-    if _workshop is None or _workshop[0] != job:
-        _workshop = (job, job.open(_number))
-    return _workshop[1].perform(task)
+    if _workshop is None:
+        _workshop = _job.open(_number)
+    return _workshop.perform(task)
