@@ -20,8 +20,8 @@ from benchmarks.figures import BenchmarkError, Figure, Report, command, expect
 
 __all__ = ["measure"]
 
-_SIZES = {"short texts": 3000, "long texts": 1500, "classifier": 5000, "demo": 600}
-_SAMPLE = 384
+_SIZES = {"short texts": 2000, "long texts": 800, "classifier": 3000, "demo": 400}
+_SAMPLE = 256
 _WHAT = {
     "total_seconds": "processor time",
     "index_bytes": "index on disk",

@@ -29,6 +29,7 @@ from wherefrom.errors import (
     UnfinishedIndexError,
     WherefromError,
 )
+from wherefrom.indexer import workplace
 from wherefrom.store import DocumentTable, state
 
 TOKENIZER = tiny_tokenizer()
@@ -367,6 +368,7 @@ def test_a_replacement_that_cannot_be_moved_keeps_the_old_index(
                 raise OSError(errno.EIO, "Input/output error")
         replace(source, target)
 
+    monkeypatch.setattr(workplace, "exchange", lambda one, other: False)
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StorageError):
         build(finished, text_documents(10), overwrite=True)

@@ -140,3 +140,9 @@ def test_a_busy_index_is_one_line(index: Path) -> None:
     assert result.exit_code == 1
     assert "wait until it is done" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_append_does_not_offer_torchrun(index: Path, home: Path) -> None:
+    result = run("append", index, home / "more.jsonl", "--executor", "torchrun")
+    assert result.exit_code == 2
+    assert "is not one of 'serial', 'processes', 'ray'" in result.stderr

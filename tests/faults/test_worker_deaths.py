@@ -85,6 +85,7 @@ def test_the_death_of_a_worker_costs_its_task_only(tmp_path: Path) -> None:
     assert not work.exists()
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(WherefromError, match="worker processes died 3 times") as caught:
         build(tmp_path / "i", Deadly())

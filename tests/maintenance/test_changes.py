@@ -13,7 +13,7 @@ import torch
 
 import wherefrom as wf
 from faults.children import Nursery
-from maintenance.work import BUILT, LONG, POOL, QUESTIONS, contents, opened
+from maintenance.work import BUILT, LONG, POOL, QUESTIONS, build, contents, opened
 from small_models import mlp
 from wherefrom.errors import (
     CorpusError,
@@ -22,11 +22,14 @@ from wherefrom.errors import (
     MismatchError,
     NotAnIndexError,
     QueryError,
+    WherefromError,
 )
 from wherefrom.indexer import workshop
 from wherefrom.maintenance import append as appending
+from wherefrom.maintenance import publication
 from wherefrom.maintenance.delete import compact, delete
-from wherefrom.store import Manifest
+from wherefrom.maintenance.publication import Writer
+from wherefrom.store import Manifest, begin_build, state
 from wherefrom.store.lock import writer_lock
 
 IDS = [document.doc_id for document in POOL]
@@ -374,13 +377,174 @@ def test_accelerators_are_left_behind(path: Path) -> None:
     assert not (path / "vectors.lance").exists()
 
 
-def test_an_index_built_anew_is_not_changed_through_the_old_one(path: Path) -> None:
+@pytest.mark.parametrize("differs", ["created", "model", "encoder"])
+def test_an_index_built_anew_is_not_changed_through_the_old_one(path: Path, differs: str) -> None:
     index = opened(path)
+    before = contents(index)
     manifest = Manifest.read(path)
-    manifest.model_copy(update={"created": "2020-01-01T00:00:00+00:00"}).write(path)
-    for act in (lambda: index.append(POOL[14:16]), index.refresh):
+    changes = {
+        "created": "2020-01-01T00:00:00.000000+00:00",
+        "model": manifest.model.model_copy(update={"weights_sha256": "0" * 64}),
+        "encoder": manifest.encoder.model_copy(update={"file_sha256": "0" * 64}),
+    }
+    manifest.model_copy(update={differs: changes[differs]}).write(path)
+    anew = Manifest.read(path)
+    for act in (
+        lambda: index.append(POOL[14:16]),
+        lambda: index.delete([IDS[0]]),
+        lambda: index.delete(where={"party": "Whig"}, purge=True),
+        index.compact,
+        index.refresh,
+    ):
         with pytest.raises(MismatchError, match="built anew"):
             act()
+    assert Manifest.read(path) == anew
+    assert (contents(index), index.manifest) == (before, manifest)
+
+
+def test_opening_goes_on_with_an_index_that_takes_the_place_of_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = path.with_name("other.index")
+    build(other, bits=4)
+    expected = contents(other)
+    reader, read = opened(path), Manifest.read.__func__
+
+    def overtaken(cls: type[Manifest], place: Path) -> Manifest:
+        found = read(cls, place)
+        if other.exists():
+            path.rename(path.with_name("aside.index"))
+            other.rename(path)
+        return found
+
+    monkeypatch.setattr(Manifest, "read", classmethod(overtaken))
+    index = opened(path)
+    assert (index.manifest.generation, reader.manifest.generation) == (1, 1)
+    assert contents(index) == expected
+    with pytest.raises(MismatchError, match="built anew"):
+        reader.refresh()
+
+
+@pytest.mark.parametrize("role", ["replaced", "building"])
+def test_an_index_that_was_replaced_goes_with_the_next_change(
+    path: Path, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Path(shutil.copytree(path, path.with_name(f".{path.name}.{role}")))
+    if role == "replaced":
+        (left / "work").mkdir()  # Of an append to it that was interrupted.
+    with monkeypatch.context() as patch:
+        remove = publication._remove
+
+        def killed(entry: Path) -> None:
+            if entry.parent == left and entry.name == "encoder.safetensors":
+                raise KeyboardInterrupt
+            remove(entry)
+
+        patch.setattr(publication, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete(path, [IDS[0]])
+    assert state(left) == "finished"
+    assert not (left / "documents.lance").exists()
+    monkeypatch.chdir(path)
+    assert delete(".", [IDS[0]], purge=True).warnings == ()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_purge_names_the_build_beside_the_index(path: Path, finished: bool) -> None:
+    left = path.with_name(f".{path.name}.building")
+    if finished:  # But for the exchange.
+        shutil.copytree(path, left)
+    else:
+        begin_build(left, {})
+    (left / "work").mkdir()
+    index = opened(path)
+    assert index.delete([IDS[1]]).warnings == ()
+    with pytest.warns(
+        UserWarning, match=r"^\.my\.index\.building beside the index .*command again"
+    ):
+        change = index.delete([IDS[0]], purge=True)
+    assert len(change.warnings) == 1
+    assert index.manifest.history[-1].warnings == change.warnings
+    assert left.exists()
+
+
+def test_a_purge_that_was_killed_at_its_end_is_completed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        publish = Writer.publish
+
+        def killed(self: Writer, *given: object, **named: object) -> None:
+            publish(self, *given, **named)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+        patch.setattr(Writer, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete(path, [IDS[0]], purge=True)
+    assert (path / "documents.lance").exists()
+    change = delete(path, [IDS[0]], purge=True)
+    assert (change.generation, change.removed) == (2, 0)
+    assert "left over have been removed now" in change.warnings[0]
+    assert not (path / "documents.lance").exists()
+    for options in ({}, {"purge": True}):
+        with pytest.raises(QueryError, match="holds no document"):
+            delete(path, [IDS[0]], **options)
+
+
+def test_a_row_that_is_replaced_twice_counts_once(path: Path) -> None:
+    index = opened(path)
+    passages = [doc_id for doc_id in index.doc_ids() if doc_id.startswith(LONG.doc_id)]
+    before = index.manifest.corpus
+    given = [replace(LONG, text="gold and silver"), wf.Document(passages[0], "war or peace")]
+    change = index.append(given, replace=True)
+    assert (change.added, change.removed) == (2, len(passages))
+    corpus = index.manifest.corpus
+    assert corpus.tokens == index.table.rows(range(len(index))).tokens.sum()
+    assert (corpus.documents, corpus.parents) == (len(index), before.parents + 1)
+    # Nothing of this one is predicted: it goes, and nothing comes.
+    assert index.append([replace(POOL[0], text="")], replace=True).removed == 1
+    assert index.manifest.corpus.parents == before.parents
+
+
+@pytest.mark.parametrize("executor", ["torchrun", "threads"])
+def test_what_cannot_append_is_refused(path: Path, executor: str) -> None:
+    with pytest.raises(WherefromError, match=r"choose one of 'serial', 'processes', 'ray'$"):
+        opened(path).append(POOL[14:16], executor=executor)
+
+
+def test_a_rank_of_torchrun_appends_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    assert opened(path).append(POOL[14:16]).added == 2
+
+
+def test_an_append_goes_on_with_its_threads_or_those_given_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "encode_shard_size", lambda dimension: 2)
+    perform, here = workshop.Workshop.perform, torch.get_num_threads()
+    seen: list[tuple[int, int]] = []
+
+    def stumbling(self: workshop.Workshop, task: workshop.Task) -> workshop.Outcome:
+        seen.append((self.plan.threads, torch.get_num_threads()))
+        if len(seen) in (2, 4):
+            raise KeyboardInterrupt
+        return perform(self, task)
+
+    monkeypatch.setattr(workshop.Workshop, "perform", stumbling)
+    for threads in (2, None):
+        with pytest.raises(KeyboardInterrupt):
+            opened(path).append(POOL[14:22], threads=threads)
+        assert torch.get_num_threads() == here
+    assert opened(path).append(POOL[14:22], threads=3).added == 8
+    assert seen == [(2, 2)] * 4 + [(3, 3)] * 2
+
+
+def test_a_plan_that_cannot_be_read_is_not_gone_on_with(path: Path) -> None:
+    (path / "work").mkdir()
+    (path / "work" / "plan.json").write_text('{"of": "another version"}')
+    assert opened(path).append(POOL[14:16]).added == 2
 
 
 def test_only_indexes_are_changed(tmp_path: Path) -> None:

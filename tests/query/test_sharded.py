@@ -384,6 +384,19 @@ def test_errors_of_workers_come_as_themselves_and_deaths_end(
         assert "\n" not in str(caught.value)
 
 
+def test_workers_trust_no_file_that_was_verified_elsewhere(on_disk: OnDisk) -> None:
+    """Another index of the same shape may have been built there meanwhile."""
+    on_disk.opener()
+    path = on_disk.folder / "1" / "codes.npy"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    try:
+        with pytest.raises(IntegrityError, match=r"codes\.npy"):
+            sharded_scan("processes", on_disk.opener, COUNT, 1)
+    finally:
+        path.write_bytes(before)
+
+
 def test_an_index_answers_the_same_whoever_scans(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     objective, model = wf.CausalLM(tokenizer), tiny_llama()

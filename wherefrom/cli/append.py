@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from wherefrom.cli.execution import worker_options
 from wherefrom.cli.query_options import model_options
 
 __all__ = ["APPEND_SCHEMA", "append"]
@@ -31,7 +30,26 @@ APPEND_SCHEMA = "wherefrom-append/1"
     help="Column to keep as metadata, one that the index has; may be repeated. All by default.",
 )
 @model_options
-@worker_options
+@click.option(
+    "--executor",
+    type=click.Choice(("serial", "processes", "ray")),
+    help="What carries out the work: this process (serial, the default), several processes, or a "
+    "Ray cluster.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tasks at once, for processes and ray; one a GPU, or what the processors allow, by "
+    "default.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of torch in each worker; as many as it takes by itself by default, or as an "
+    "append began with that this one goes on with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a summary.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor summary.")
 def append(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from wherefrom.cli import values
-from wherefrom.cli.execution import execution_options
+from wherefrom.cli.execution import execution_options, left_at, tell_of_going_on
 from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def build(
         from wherefrom.indexer.executors.torchrun import is_follower, serve
 
         if is_follower():
-            serve()
+            if not dry_run:
+                serve()
             return
     given: dict[str, Any] = {
         "base_model": base_model,
@@ -278,6 +279,8 @@ def build(
         found = estimate(model, corpus, index, **given)
         tell_estimate(index, found, as_json=as_json, quiet=quiet)
         return
+    if resume and not quiet:
+        tell_of_going_on(index)
     started = time.perf_counter()
     try:
         from wherefrom.api import build as build_index
@@ -296,7 +299,7 @@ def build(
                 replay=_replay(ctx),
             )
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(_left_at(index), interrupt) from interrupt
+        raise Interrupted(left_at(index), interrupt) from interrupt
     _tell(index, built.manifest, time.perf_counter() - started, as_json=as_json, quiet=quiet)
 
 
@@ -333,16 +336,6 @@ def _replay(ctx: click.Context) -> str:
 def _is_path(name: str, value: object) -> bool:
     """Whether a value is a path: a model may be the id of one in the local cache, too."""
     return name not in _PATHS_OR_IDS or os.path.exists(str(value))
-
-
-def _left_at(index: Path) -> str:
-    """What an interruption left."""
-    from wherefrom.store import state
-
-    found = state(index)
-    if found == "unfinished":
-        return f"{index} is left unfinished; run the same command again to go on"
-    return f"{index} is as it was before" if found == "finished" else "nothing was written"
 
 
 def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, quiet: bool) -> None:

@@ -89,8 +89,8 @@ def _demo(index: Index) -> DemoTrainer:
         trained = "others" if marker.documents in (None, len(documents)) else marker.documents
         raise EvaluationError(
             f"{index.location} holds {len(documents)} documents, and the model in {source} was "
-            f"trained on {trained} (ids, texts and order count): scores of these documents would be set "
-            "beside another training; index what it was trained on, or give --train "
+            f"trained on {trained} (ids, texts and order count): scores of these documents would "
+            "be set beside another training; index what it was trained on, or give --train "
             "FILE.py:FUNCTION"
         )
     tokenizer = cast("PreTrainedTokenizerFast", objective.bound_tokenizer)

@@ -1,8 +1,9 @@
-"""Options of commands that run the model over many documents: what carries out the work."""
+"""What carries out the work of commands over many documents, and what an interruption leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -71,3 +72,23 @@ def worker_options(command: _Command) -> _Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def tell_of_going_on(index: Path) -> None:
+    """Say so if a build is gone on with."""
+    from wherefrom.query.printable import printable
+    from wherefrom.store import build_info, state
+
+    if state(index) == "unfinished":
+        begun = build_info(index).get("started", "an unknown time")
+        click.echo(printable(f"wherefrom: going on with the build begun at {begun}"), err=True)
+
+
+def left_at(index: Path) -> str:
+    """What an interruption left."""
+    from wherefrom.store import state
+
+    found = state(index)
+    if found == "unfinished":
+        return f"{index} is left unfinished; run the same command again to go on"
+    return f"{index} is as it was before" if found == "finished" else "nothing was written"

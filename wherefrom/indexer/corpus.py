@@ -140,7 +140,7 @@ class Corpus:
                 count += 1
         if content.hexdigest() != content_sha256:
             raise IntegrityError(
-                f"{path} differs from its SHA-256; build the index again with overwrite"
+                f"{path} differs from its SHA-256; begin anew with --no-resume (resume=False)"
             )
         return cls(Path(path), count, dict(metadata), content_sha256, np.array(marks, np.int64))
 
@@ -373,6 +373,8 @@ def _present(path: Path) -> Iterator[IO[bytes]]:
     try:
         stream = path.open("rb")
     except FileNotFoundError as error:
-        raise IntegrityError(f"{path} is missing; build the index again with overwrite") from error
+        raise IntegrityError(
+            f"{path} is missing; begin anew with --no-resume (resume=False)"
+        ) from error
     with stream:
         yield stream

@@ -116,7 +116,7 @@ class Work:
         """
         with storage_errors(self.path):
             self.path.mkdir(exist_ok=True)
-            for half_written in self.path.rglob(".*.tmp"):
+            for half_written in (*self.path.parent.glob(".*.tmp"), *self.path.rglob(".*.tmp")):
                 half_written.unlink()
             fsync_directory(self.path.parent)
 
@@ -138,7 +138,7 @@ class Work:
             return kind.model_validate(read_json(path))
         except ValidationError as error:
             raise IntegrityError(
-                f"{path} is damaged; build the index again with overwrite"
+                f"{path} is damaged; begin anew with --no-resume (resume=False)"
             ) from error
 
     def write(self, name: str, record: Record) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wherefrom.curvature.kinds import make_curvature
-from wherefrom.errors import CorpusError, IndexExistsError, ModelError
+from wherefrom.errors import CorpusError, IndexExistsError, IntegrityError, ModelError
 from wherefrom.gradients.examples import documents_at_once
 from wherefrom.gradients.extractor import GradientExtractor
 from wherefrom.gradients.fisher import Fisher, default_fisher
@@ -122,9 +122,11 @@ class Planner:
 
         Raises:
             CorpusError: The documents cannot be read.
-            IntegrityError: The work is damaged, or the folder holds links.
         """
-        plan = work.read(PLAN, Plan)
+        try:
+            plan = work.read(PLAN, Plan)
+        except IntegrityError:  # The index is finished: what is left of its work does not matter.
+            return False
         if plan is None or difference(plan.identity, self._identity()) is not None:
             return False
         return self._has_documents_of(plan, work.path.parent)
@@ -138,8 +140,8 @@ class Planner:
             IndexExistsError: It is a build of something else, which may not be replaced.
             IntegrityError: The folder holds links.
         """
-        plan = work.read(PLAN, Plan)
-        if plan is None or not self.resume:
+        plan = work.read(PLAN, Plan) if self.resume else None
+        if plan is None:
             return None
         require_own_files(folder)
         differs = difference(plan.identity, identity)

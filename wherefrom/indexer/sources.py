@@ -214,8 +214,8 @@ class TensorSource:
             names = np.load(file, allow_pickle=False).tolist() if file.exists() else None
         except (OSError, ValueError) as error:
             raise IntegrityError(
-                f"{directory}: the tensors cannot be read ({error}); build the index again with "
-                "overwrite"
+                f"{directory}: the tensors cannot be read ({error}); begin anew with "
+                "--no-resume (resume=False)"
             ) from error
         return cls(tuple(torch.from_numpy(np.array(part)) for part in parts), names)
 

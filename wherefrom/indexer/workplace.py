@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +24,7 @@ from wherefrom.errors import (
 from wherefrom.indexer.ledger import Work
 from wherefrom.indexer.plan import PLAN
 from wherefrom.store import begin_build, state, storage_errors
+from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
 from wherefrom.store.durable import exchange, fsync_directory
 from wherefrom.store.lock import LOCK_FILE, WriterLock, writer_lock
 
@@ -38,6 +39,7 @@ _MADE = (
     *("deleted-*.npy", "faiss", "vectors.lance", ".*.tmp"),
 )
 """Names of what builds make."""
+_MARKS = (MANIFEST_FILE, BUILD_FILE)
 
 
 class Workplace:
@@ -141,7 +143,7 @@ def workplace(
                 _put_in_place(folder, path, lock)
             if state(_beside(path, "building")) == "finished":  # Replaced by this build.
                 _remove(_beside(path, "building"))
-            Work(path).remove()
+            _tidy(path)
         except Exception as error:
             began = state(folder) == "empty" if place is None else place.began
             if began and _is_in_vain(error, Work(folder)):
@@ -179,16 +181,34 @@ def _take_back(folder: Path, *, keep: bool) -> None:
             shutil.rmtree(folder)
 
 
+def _tidy(path: Path) -> None:
+    """Remove what a finished build needs no more, or was killed before it could remove."""
+    Work(path).remove()
+    with storage_errors(path):
+        for left in (path / BUILD_FILE, *path.glob(".*.tmp")):
+            left.unlink(missing_ok=True)
+
+
 def _clear(folder: Path) -> None:
     """Remove what a build makes, and nothing else."""
     with storage_errors(folder):
-        for entry in folder.iterdir():
-            if not any(fnmatch(entry.name, pattern) for pattern in _MADE):
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        _delete(
+            entry
+            for entry in folder.iterdir()
+            if any(fnmatch(entry.name, pattern) for pattern in _MADE)
+        )
+
+
+def _delete(entries: Iterable[Path]) -> None:
+    """Delete what is in a build's directory, its marks last.
+
+    Killed in the middle, the rest is still known for what it was.
+    """
+    for entry in sorted(entries, key=lambda entry: entry.name in _MARKS):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _put_in_place(folder: Path, path: Path, lock: WriterLock) -> None:
@@ -235,8 +255,10 @@ def _beside(path: Path, role: str) -> Path:
 
 def _remove(folder: Path) -> None:
     """Delete a directory that a build made; anything else is left alone."""
+    if state(folder) == "absent":
+        return
     if state(folder) == "foreign":
         raise IndexExistsError(f"{folder} is in the way and is no index; move it elsewhere")
     with storage_errors(folder):
-        if folder.exists():
-            shutil.rmtree(folder)
+        _delete(folder.iterdir())
+        folder.rmdir()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-from wherefrom.errors import CorpusError
+from wherefrom.errors import CorpusError, IntegrityError, WherefromError
 from wherefrom.gradients.examples import documents_at_once
 from wherefrom.gradients.objectives import TextObjective
 from wherefrom.indexer.committing import encode_documents
@@ -44,6 +45,9 @@ from wherefrom.store import DocumentTable, DriftRecord, Manifest, ScanCopy
 
 __all__ = ["Appending"]
 
+_EXECUTORS = ("serial", "processes", "ray")
+"""Not ``torchrun``: each of its ranks would open the index and write to it."""
+
 _ROWS_AT_ONCE = 1024
 _BATCH_OF_TEXTS, _BATCH_OF_TENSORS = 32, 256
 _PARTS = ("encode", COMMITTED, ENCODER, "inputs.npy", "targets.npy", "names.npy")
@@ -58,10 +62,14 @@ class Appending:
         choice: How workers load them.
         replace: Whether a document may take the place of one of its id.
         metadata_columns: For a corpus from a path, the columns to keep.
-        executor: Name of what carries out the tasks.
+        executor: Name of what carries out the tasks: ``serial``, the default, ``processes`` or
+            ``ray``.
         workers: How many at once.
-        threads: Of torch in each worker; as many as here by default.
+        threads: Of torch in each worker; as many as here by default, or as the append began with.
         progress: Told how far the work is.
+
+    Raises:
+        WherefromError: There is no such executor for this.
     """
 
     asker: Asker
@@ -72,6 +80,13 @@ class Appending:
     workers: int | None
     threads: int | None
     progress: Progress
+
+    def __post_init__(self) -> None:
+        if self.executor not in (None, *_EXECUTORS):
+            names = ", ".join(map(repr, _EXECUTORS))
+            raise WherefromError(
+                f"executor={self.executor!r} does not append documents; choose one of {names}"
+            )
 
     def run(self, writer: Writer, documents: Documents) -> Change:
         """Append documents.
@@ -185,9 +200,10 @@ class Appending:
     ) -> tuple[DocumentTable, tuple[str, ...]]:
         """Append the rows of all documents, from wherever the ledger says that the work is."""
         manifest = writer.manifest
-        threads = self.threads or torch.get_num_threads()
-        executor = make_executor(self.executor, workers=self.workers, threads=threads)
-        plan = self._plan(work, manifest, arrivals, source, threads)
+        plan = self._plan(work, manifest, arrivals, source)
+        executor = make_executor(
+            self.executor or "serial", workers=self.workers, threads=plan.threads
+        )
         begun = work.read(COMMITTED, Committed)
         table = DocumentTable.open(
             writer.folder,
@@ -199,20 +215,14 @@ class Appending:
         job = Job(writer.folder, self.choice, here=workshop)
         failed = True
         try:
-            notes = encode_documents(executor, job, workshop, table, self.progress)
+            with _threads(plan.threads):
+                notes = encode_documents(executor, job, workshop, table, self.progress)
             failed = False
         finally:
             executor.close(failed=failed)
         return table, notes
 
-    def _plan(
-        self,
-        work: Work,
-        manifest: Manifest,
-        arrivals: Arrivals,
-        source: Source,
-        threads: int,
-    ) -> Plan:
+    def _plan(self, work: Work, manifest: Manifest, arrivals: Arrivals, source: Source) -> Plan:
         """The plan of the same append that was interrupted, or a new one in its place."""
         extractor = self.asker.extractor
         tensors = source.inputs is not None
@@ -225,8 +235,11 @@ class Appending:
             "versions": versions(),
         }
         identity = json.loads(json.dumps(identity))
-        plan = work.read(PLAN, Plan)
+        plan = _left_plan(work)
         if plan is not None and plan.identity == identity:
+            if self.threads not in (None, plan.threads):
+                plan = plan.model_copy(update={"threads": self.threads})
+                work.write(PLAN, plan)
             return plan
         for name in (PLAN, *_PARTS):
             work.forget(name)
@@ -248,7 +261,7 @@ class Appending:
             factor_memory=None,
             seed=manifest.curvature.seed,
             batch_size=documents_at_once(wanted, extractor.layers, extractor.objective.copies),
-            threads=threads,
+            threads=self.threads or torch.get_num_threads(),
             fit_shard=1,
             tensors=tensors,
         )
@@ -265,6 +278,25 @@ class Appending:
         )
         work.write(PLAN, plan)
         return plan
+
+
+def _left_plan(work: Work) -> Plan | None:
+    """The plan that an interrupted append left; one that cannot be read is not gone on with."""
+    try:
+        return work.read(PLAN, Plan)
+    except IntegrityError:
+        return None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside the block, as in workers: they decide on rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _baseline(table: DocumentTable) -> DriftRecord | None:

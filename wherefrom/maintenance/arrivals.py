@@ -44,13 +44,14 @@ class Arrivals:
     Attributes:
         source: The documents to append; ``None`` if there are none.
         replaced: Ordinals of documents that they replace.
-        parents: How many were given that are new, before they were cut into passages.
+        parents: How many were given that are new, before they were cut into passages, without those
+            that were skipped.
         same: Passages given that the index holds already.
         skipped: Documents given of which the model predicts nothing.
     """
 
     source: Source | None = None
-    replaced: list[int] = field(default_factory=list)
+    replaced: set[int] = field(default_factory=set)
     parents: int = 0
     same: int = 0
     skipped: Skipped = field(default_factory=Skipped)
@@ -139,8 +140,8 @@ def _new_passages(
                     f"the index holds another document {document.doc_id!r}; say --replace "
                     "(replace=True) to put this one in its place, or give it another id"
                 )
-            found.replaced += held.values()
-            found.parents += 1
+            found.replaced.update(held.values())
+            found.parents += bool(passages)
             yield from passages
 
 

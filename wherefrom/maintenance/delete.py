@@ -19,7 +19,7 @@ from wherefrom.maintenance.changes import (
 )
 from wherefrom.maintenance.publication import Writer
 from wherefrom.maintenance.rewriting import rewrite
-from wherefrom.store import ChangeKind, DocumentTable, Where
+from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
 
 __all__ = ["compact", "delete", "named_documents"]
 
@@ -31,15 +31,27 @@ def delete(
     where: Where | None = None,
     purge: bool = False,
     missing_ok: bool = False,
+    opened: Manifest | None = None,
 ) -> Change:
-    """Delete documents of an index; see :meth:`wherefrom.Index.delete`, which does it."""
+    """Delete documents of an index; see :meth:`wherefrom.Index.delete`, which does it.
+
+    Raises:
+        MismatchError: It was built anew since it was ``opened``.
+    """
     if (doc_ids is None) == (where is None):
         raise QueryError("give doc_ids or where, one of the two, to say what to delete")
     if where is not None and not where:
         raise QueryError("an empty filter would delete everything; remove the folder instead")
-    with Writer.of(folder) as writer:
-        writer.sweep()
+    with Writer.of(folder, opened) as writer:
+        swept = writer.sweep()
         table = DocumentTable.open(writer.folder, writer.manifest, write=True)
+        notes = writer.left_beside() if purge else ()
+        if purge and swept and doc_ids and _was_purged(writer.manifest, table, doc_ids):
+            ended = (
+                "the index holds none of these documents; its last change was a purge, which seems "
+                "to have been interrupted: the files that were left over have been removed now"
+            )
+            return Change(writer.manifest.generation, len(table), warnings=(ended, *notes))
         if where is not None:
             found = table.facts.where(where)
         else:
@@ -67,6 +79,7 @@ def delete(
             corpus,
             removed=removed.documents,
             content_sha256=content_digest(removed, Contents()),
+            warnings=notes,
         )
         if purge:
             writer.sweep()
@@ -75,12 +88,17 @@ def delete(
             store.rows,
             removed=removed.documents,
             accelerators=left_behind,
+            warnings=notes,
         )
 
 
-def compact(folder: str | os.PathLike[str]) -> Change:
-    """Write an index anew without what was deleted; see :meth:`wherefrom.Index.compact`."""
-    with Writer.of(folder) as writer:
+def compact(folder: str | os.PathLike[str], *, opened: Manifest | None = None) -> Change:
+    """Write an index anew without what was deleted; see :meth:`wherefrom.Index.compact`.
+
+    Raises:
+        MismatchError: It was built anew since it was ``opened``.
+    """
+    with Writer.of(folder, opened) as writer:
         writer.sweep()
         manifest = writer.manifest
         store, scan = rewrite(writer, DocumentTable.open(folder, manifest))
@@ -110,3 +128,10 @@ def named_documents(
                 "or say --missing-ok (missing_ok=True)"
             )
     return np.union1d(np.fromiter(found.values(), np.int64, len(found)), passages)
+
+
+def _was_purged(manifest: Manifest, table: DocumentTable, doc_ids: Sequence[str]) -> bool:
+    """Whether the last change was a purge, and left none of these documents."""
+    if not manifest.history or manifest.history[-1].kind != "purge":
+        return False
+    return not len(named_documents(table, doc_ids, missing_ok=True))

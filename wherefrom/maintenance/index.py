@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 
-from wherefrom.errors import MismatchError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.indexer.job import ModelChoice
 from wherefrom.indexer.planning import Documents
@@ -15,7 +15,7 @@ from wherefrom.maintenance.publication import Writer
 from wherefrom.maintenance.verification import Verification, verify_open
 from wherefrom.query.searcher import Searcher
 from wherefrom.records import Progress
-from wherefrom.store import Manifest, Where
+from wherefrom.store import Where
 
 __all__ = ["Index"]
 
@@ -54,9 +54,9 @@ class Index(Searcher):
             replace: Whether a document takes the place of one of the same id that differs, with all
                 its passages; otherwise that is an error.
             metadata_columns: For a path, the columns to keep as metadata; all by default.
-            executor: What carries out the work, as for :func:`wherefrom.build`.
+            executor: What carries out the work: ``serial``, the default, ``processes`` or ``ray``.
             workers: How many tasks at once.
-            threads: Of torch in each worker.
+            threads: Of torch in each worker; those it began with, for an append that goes on.
             progress: Called as ``progress(phase, done, total)``.
 
         Returns:
@@ -67,6 +67,8 @@ class Index(Searcher):
             CorpusError: The documents cannot be read or indexed, or one differs from the index's.
             ModelError: The index was opened without its model, or a document has no finite
                 gradient.
+            WherefromError: There is no such executor for this.
+            MismatchError: Another index was built in its place.
             IndexBusyError: Another writer is at work.
             StorageError: The disk refuses; the index is as it was.
         """
@@ -80,8 +82,7 @@ class Index(Searcher):
             threads=threads,
             progress=progress or (lambda phase, done, total: None),
         )
-        with Writer.of(self.location.directory) as writer:
-            self._require_same_build(writer.manifest)
+        with Writer.of(self.location.directory, self.manifest) as writer:
             change = appending.run(writer, documents)
         self.refresh()
         return change
@@ -107,16 +108,28 @@ class Index(Searcher):
                 codes. Whoever has the index open must open it again.
             missing_ok: Whether ids that the index does not hold are passed over.
 
+        Returns:
+            What was done. There is a warning, too, where a purge left an interrupted build beside
+            the index, which may hold the same documents.
+
         Raises:
             QueryError: There is no such document, or none would be left.
             FilterError: The filter is not well formed.
+            MismatchError: Another index was built in its place.
             IndexBusyError: Another writer is at work.
             StorageError: The disk refuses; the index is as it was.
         """
         change = deleting.delete(
-            self.location.directory, doc_ids, where=where, purge=purge, missing_ok=missing_ok
+            self.location.directory,
+            doc_ids,
+            where=where,
+            purge=purge,
+            missing_ok=missing_ok,
+            opened=self.manifest,
         )
         self.refresh()
+        for note in change.warnings:
+            warnings.warn(note, stacklevel=2)
         return change
 
     def compact(self) -> Change:
@@ -126,11 +139,12 @@ class Index(Searcher):
         change, and must open it again then.
 
         Raises:
+            MismatchError: Another index was built in its place.
             IndexBusyError: Another writer is at work.
             IntegrityError: A stored row differs from its digest.
             StorageError: The disk refuses; the index is as it was.
         """
-        change = deleting.compact(self.location.directory)
+        change = deleting.compact(self.location.directory, opened=self.manifest)
         self.refresh()
         return change
 
@@ -155,12 +169,6 @@ class Index(Searcher):
         """
         folder = self.location.directory
         return verify_open(folder, self._asker, sample=sample, seed=seed, progress=progress)
-
-    def _require_same_build(self, published: Manifest) -> None:
-        if published.created != self.manifest.created:
-            raise MismatchError(
-                f"{self.location} was built anew since it was opened; open it again"
-            )
 
     def _choice(self) -> ModelChoice:
         """How other processes load the model."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wherefrom.errors import QueryError
+from wherefrom.errors import MismatchError, QueryError
 from wherefrom.indexer.ledger import WORK_DIRECTORY
 from wherefrom.indexer.provenance import now
 from wherefrom.store import (
@@ -29,16 +29,20 @@ from wherefrom.store import (
     Manifest,
     ScanRecord,
     StoreRecord,
+    state,
     storage_errors,
 )
+from wherefrom.store.directory import MANIFEST_FILE
 from wherefrom.store.durable import fsync_directory
-from wherefrom.store.lock import writer_lock
+from wherefrom.store.location import lineage
+from wherefrom.store.lock import LOCK_FILE, writer_lock
 
 __all__ = ["Writer"]
 
 _TABLE = re.compile(r"documents(-[0-9]+)?\.lance")
 _DELETED = re.compile(r"deleted-[0-9a-f]+\.npy")
 _HALF_WRITTEN = re.compile(r"\..+\.tmp")
+_REPLACED, _BUILDING = "replaced", "building"
 _ACCELERATORS = {"faiss": "faiss", "vectors.lance": "lance"}
 
 
@@ -57,19 +61,27 @@ class Writer:
 
     @classmethod
     @contextmanager
-    def of(cls, folder: str | os.PathLike[str]) -> Iterator[Writer]:
+    def of(cls, folder: str | os.PathLike[str], opened: Manifest | None = None) -> Iterator[Writer]:
         """Be the only writer of an index while the block runs.
+
+        Args:
+            folder: The index.
+            opened: A state of it that the change was thought of with; any by default.
 
         Raises:
             NotAnIndexError: There is no index.
             UnfinishedIndexError: There is an interrupted build.
+            MismatchError: It was built anew since it was ``opened``.
             IndexBusyError: Another writer is at work.
             StorageError: The disk refuses.
         """
         place = Location.of(folder).directory
         Manifest.read(place)  # Locks are files: none is made in a folder that is no index.
         with writer_lock(place):
-            yield cls(place, Manifest.read(place))
+            published = Manifest.read(place)
+            if opened is not None and lineage(published) != lineage(opened):
+                raise MismatchError(f"{place} was built anew since it was opened; open it again")
+            yield cls(place, published)
 
     @property
     def generation(self) -> int:
@@ -81,15 +93,23 @@ class Writer:
         """Where the segments of the scan copy are."""
         return self.folder / SCAN_DIRECTORY
 
-    def sweep(self, *, keep_work: bool = False) -> None:
+    def sweep(self, *, keep_work: bool = False) -> bool:
         """Remove what no manifest names any more, or none ever did.
+
+        An index beside this one goes, too, that was replaced by it: the build that did so was
+        killed before it could remove it.
 
         Args:
             keep_work: Leave the work of an interrupted change, to go on with it.
 
+        Returns:
+            Whether documents or their codes were in it.
+
         Raises:
+            IndexBusyError: A build is removing the one beside it right now.
             StorageError: The disk refuses.
         """
+        held = False
         manifest = self.manifest
         segments = {str(segment.number) for segment in manifest.scan.segments}
         deleted = manifest.store.deleted
@@ -101,13 +121,41 @@ class Writer:
         with storage_errors(self.folder):
             for entry in sorted(self.folder.iterdir()):
                 if entry.name not in keep and _is_made_by_writers(entry.name):
+                    held |= _TABLE.fullmatch(entry.name) is not None
                     _remove(entry)
             if self.scan_folder.is_dir():
                 for entry in sorted(self.scan_folder.iterdir()):
                     if entry.name not in segments:
+                        held = True
                         _remove(entry)
                 fsync_directory(self.scan_folder)
             fsync_directory(self.folder)
+        replaced, building = self._beside(_REPLACED), self._beside(_BUILDING)
+        # With a work folder it may be a build that is done but for taking this one's place.
+        spent = [replaced] if (building / WORK_DIRECTORY).exists() else [replaced, building]
+        for place in spent:
+            if state(place) == "finished":
+                held = True
+                _remove_index(place)
+        return held
+
+    def left_beside(self) -> tuple[str, ...]:
+        """What holds documents beside the index and is not for a writer to remove, in words.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        return tuple(
+            f"{place.name} beside the index may hold the same documents: a build to replace the "
+            "index was interrupted; give its command again, or remove that folder"
+            for place in (self._beside(_REPLACED), self._beside(_BUILDING))
+            if state(place) not in ("absent", "empty")
+        )
+
+    def _beside(self, role: str) -> Path:
+        """Where a build that replaces the index works, or puts it aside."""
+        place = Path(os.path.abspath(self.folder))
+        return place.with_name(f".{place.name}.{role}")
 
     def publish(
         self,
@@ -185,6 +233,18 @@ def _is_made_by_writers(name: str) -> bool:
     if name in _ACCELERATORS or name == WORK_DIRECTORY:
         return True
     return any(pattern.fullmatch(name) for pattern in (_TABLE, _DELETED, _HALF_WRITTEN))
+
+
+def _remove_index(folder: Path) -> None:
+    """Delete an index, its manifest last: killed meanwhile, what is left of it is one still."""
+    with writer_lock(folder), storage_errors(folder):
+        for entry in sorted(folder.iterdir()):
+            if entry.name not in (MANIFEST_FILE, LOCK_FILE):
+                _remove(entry)
+        fsync_directory(folder)
+        (folder / MANIFEST_FILE).unlink()
+        shutil.rmtree(folder)
+        fsync_directory(folder.parent)
 
 
 def _remove(entry: Path) -> None:

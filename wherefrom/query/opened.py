@@ -41,6 +41,7 @@ from wherefrom.store import (
     ScanCopy,
     Where,
 )
+from wherefrom.store.location import lineage
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -110,8 +111,7 @@ class OpenIndex:
 
     def close(self) -> None:
         """Let search workers go, if there are any. Safe to call twice."""
-        if isinstance(self._scanner, ShardedScan):
-            self._scanner.close()
+        _let_go(self._scanner)
 
     def refresh(self) -> bool:
         """Go on with the index as it is published now; until then it is as it was opened.
@@ -123,40 +123,49 @@ class OpenIndex:
             MismatchError: Another index was built in its place.
             IntegrityError: Files are missing or differ from their digests.
         """
-        published = Manifest.read(self.location)
-        if published.digest == self.manifest.digest:
+        if Manifest.read(self.location).digest == self.manifest.digest:
             return False
-        if published.created != self.manifest.created:
-            raise MismatchError(
-                f"{self.location} was built anew since it was opened; open it again"
-            )
-        self.close()
+        scanner = self._scanner
+        self._open_published(lineage(self.manifest))
+        _let_go(scanner)
         for name in [name for name in self.__dict__ if _is_cached(type(self), name)]:
             del self.__dict__[name]
-        self._open_published()
         return True
 
-    def _open_published(self) -> None:
+    def _open_published(self, build: str | None = None) -> None:
         """Open the documents of the manifest that is there.
 
         Writers leave what the manifest before names in place, not that of two before.
+
+        Args:
+            build: The lineage that they must be of, to go with the encoder that is open.
+
+        Raises:
+            MismatchError: They are of another one; what was open stays so.
+            IntegrityError: Files are missing or differ from their digests; likewise.
         """
         while True:
-            self.manifest = Manifest.read(self.location)
+            manifest = Manifest.read(self.location)
+            if build not in (None, lineage(manifest)):
+                raise MismatchError(
+                    f"{self.location} was built anew since it was opened; open it again"
+                )
             try:
-                self.path = self.location.folder(self.manifest)
-                self._table = DocumentTable.open(self.location, self.manifest)
-                self._scan = ScanCopy.open(
-                    self.path / SCAN_DIRECTORY,
-                    self.manifest.scan,
-                    self._table.live,
+                path = self.location.folder(manifest)
+                table = DocumentTable.open(self.location, manifest)
+                copy = ScanCopy.open(
+                    path / SCAN_DIRECTORY,
+                    manifest.scan,
+                    table.live,
                     verify=not self.location.remote,  # Those were compared as they were fetched.
                 )
-                self._facts = self._table.facts  # Mapped now: a later change may remove the files.
+                facts = table.facts  # Mapped now: a later change may remove the files.
                 break
             except IntegrityError:
-                if Manifest.read(self.location).generation == self.manifest.generation:
+                if Manifest.read(self.location).seal == manifest.seal:
                     raise
+        self.manifest, self.path = manifest, path
+        self._table, self._scan, self._facts = table, copy, facts
         self._scanner = self._open_scanner()
 
     def __len__(self) -> int:
@@ -328,6 +337,11 @@ def _open_scan_copy(place: str, manifest: Manifest, live: LiveRows, **options: A
     """Map the scan copy, on whatever machine this is called."""
     folder = Location.of(place).folder(manifest) / SCAN_DIRECTORY
     return ScanCopy.open(folder, manifest.scan, live, **options)
+
+
+def _let_go(scanner: Scan) -> None:
+    if isinstance(scanner, ShardedScan):
+        scanner.close()
 
 
 def _is_cached(kind: type, name: str) -> bool:

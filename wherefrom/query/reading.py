@@ -144,6 +144,7 @@ def index_summary(manifest: Manifest) -> dict[str, Any]:
         "contract": SCORE_CONTRACT,
         "manifest_sha256": manifest.digest,
         "created": manifest.created,
+        "generation": manifest.generation,
         "documents": manifest.corpus.documents,
         "parents": manifest.corpus.parents,
         "tokens": manifest.corpus.tokens,

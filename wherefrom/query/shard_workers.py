@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +39,8 @@ def sharded_scan(
 
     Args:
         executor: ``serial``, ``processes`` or ``ray``.
-        opener: Maps the index's scan copy, in each worker; processes of this machine say
-            ``verify=False``, for what they map was verified here.
+        opener: Maps the index's scan copy in each worker, and compares it with its digests: the
+            files may be others than those that were opened here.
         rows: Of the index.
         workers: How many; by default one a thread of torch, or one a processor of the cluster.
 
@@ -65,9 +64,7 @@ def sharded_scan(
         threads = torch.get_num_threads()
         count = workers or threads
         apart = ranges(rows, count)
-        held: ShardWorkers = ProcessShards(
-            partial(opener, verify=False), apart, max(1, threads // len(apart))
-        )
+        held: ShardWorkers = ProcessShards(opener, apart, max(1, threads // len(apart)))
     else:
         held = RayShards(opener, rows, workers)
     return ShardedScan(held)

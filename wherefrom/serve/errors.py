@@ -8,9 +8,11 @@ from wherefrom.errors import CurvatureError, FilterError, QueryError, WherefromE
 
 __all__ = [
     "BusyError",
+    "ChangedError",
     "ClosingError",
     "FailedError",
     "ForbiddenError",
+    "ReplacedError",
     "RequestError",
     "ServiceError",
     "TimeLimitError",
@@ -135,6 +137,18 @@ class ClosingError(ServiceError):
 
 class UnreadyError(ServiceError):
     """The index cannot be read at the moment."""
+
+    status = 503
+
+
+class ChangedError(ServiceError):
+    """The index was purged while the request was being answered."""
+
+    status = 503
+
+
+class ReplacedError(ServiceError):
+    """Another index was built in the place of the one that is served."""
 
     status = 503
 

@@ -66,7 +66,13 @@ class Metrics:
         )
         queue.set_function(lambda: service.model.admitted)
         documents = Gauge("wherefrom_documents", "Documents of the index.", registry=self._registry)
-        documents.set(len(service.index))
+        documents.set_function(lambda: len(service.index))
+        generation = Gauge(
+            "wherefrom_generation",
+            "Published state of the index that was asked last.",
+            registry=self._registry,
+        )
+        generation.set_function(lambda: service.index.manifest.generation)
         self._registry.register(_ModelSeconds(service))
         ProcessCollector(registry=self._registry)
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from wherefrom.errors import QueryError, WherefromError
 from wherefrom.maintenance.index import Index
 from wherefrom.query.answer import Answer
-from wherefrom.query.interpretation.explanation import Explanation, Grouping
+from wherefrom.query.interpretation.explanation import Explanation, Grouping, Similarity
 from wherefrom.query.reading import DocumentPage, StoredDocument
 from wherefrom.records import Rerank
 from wherefrom.serve.errors import (
@@ -27,6 +27,7 @@ from wherefrom.serve.errors import (
 )
 from wherefrom.serve.logs import FAILURES
 from wherefrom.serve.narration import answer_in_words
+from wherefrom.serve.published import Published
 from wherefrom.serve.requests import ExplainRequest, GroupsRequest, QueryRequest
 from wherefrom.serve.worker import Turn, Worker
 from wherefrom.store import Where
@@ -76,10 +77,14 @@ class Event:
 class Service:
     """An open index that many ask at a time; its model works for one of them at once.
 
+    A request is answered by the index as it is published when it is begun.
+
     Every method raises :class:`~wherefrom.errors.WherefromError` only, among them
     :class:`~wherefrom.serve.errors.BusyError` if the queue is full,
-    :class:`~wherefrom.serve.errors.TimeLimitError` and
-    :class:`~wherefrom.serve.errors.ClosingError`. A request that is cancelled leaves the queue.
+    :class:`~wherefrom.serve.errors.TimeLimitError`,
+    :class:`~wherefrom.serve.errors.ClosingError`, and, of an index that changed,
+    :class:`~wherefrom.serve.errors.ChangedError` and
+    :class:`~wherefrom.serve.errors.ReplacedError`. A request that is cancelled leaves the queue.
 
     Args:
         index: What to ask.
@@ -88,11 +93,16 @@ class Service:
     """
 
     def __init__(self, index: Index, *, queue: int = 8, limits: Limits | None = None) -> None:
-        self.index = index
+        self._published = Published(index)
         self.limits = Limits() if limits is None else limits
         self.model = Worker("model", queue=queue, seconds=self.limits.seconds)
         self.reader = Worker("reader", queue=_READERS_WAITING, seconds=self.limits.seconds)
         self._check: tuple[float, asyncio.Future[None]] | None = None
+
+    @property
+    def index(self) -> Index:
+        """The index as it was when it was asked last."""
+        return self._published.index
 
     async def query(self, request: QueryRequest) -> Answer:
         """Answer a question, with all that the request wants beside it.
@@ -101,12 +111,12 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.query`, and as said of the class.
         """
         with self.model.admit() as turn:
-            answer = await _done(turn, partial(self._answer, request, request.rerank))
+            index, answer = await self._asked(turn, partial(_answer, request, request.rerank))
             if request.explain or request.similarity or request.group_by:
-                answer = await _done(
+                answer = await self._gone_on(
                     turn,
-                    partial(
-                        self.index.annotate,
+                    index,
+                    lambda index: index.annotate(
                         answer,
                         explain=request.explain,
                         similarity=request.similarity,
@@ -149,15 +159,13 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.explain`, and as said of the class.
         """
         with self.model.admit() as turn:
-            return await _done(
+            _, explained = await self._asked(
                 turn,
-                partial(
-                    self.index.explain,
-                    request.question,
-                    doc_ids=request.doc_ids,
-                    damping=request.damping,
+                lambda index: index.explain(
+                    request.question, doc_ids=request.doc_ids, damping=request.damping
                 ),
             )
+            return explained
 
     async def groups(self, request: GroupsRequest) -> Grouping:
         """The influence of all documents, summed by a metadata column.
@@ -166,10 +174,9 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.groups`, and as said of the class.
         """
         with self.model.admit() as turn:
-            return await _done(
+            _, summed = await self._asked(
                 turn,
-                partial(
-                    self.index.groups,
+                lambda index: index.groups(
                     request.question,
                     by=request.by,
                     bins=request.bins,
@@ -177,6 +184,7 @@ class Service:
                     damping=request.damping,
                 ),
             )
+            return summed
 
     async def document(self, doc_id: str) -> StoredDocument:
         """One document with its text and metadata.
@@ -187,9 +195,10 @@ class Service:
         """
         with self.reader.admit() as turn:
             try:
-                return await _done(turn, partial(self.index.document, doc_id))
+                _, found = await self._asked(turn, lambda index: index.document(doc_id))
             except QueryError as error:
                 raise UnknownDocumentError(str(error)) from error
+            return found
 
     async def documents(
         self, where: Where | None = None, offset: int = 0, limit: int = 50
@@ -205,9 +214,10 @@ class Service:
             WherefromError: As :meth:`wherefrom.Index.documents`, and as said of the class.
         """
         with self.reader.admit() as turn:
-            return await _done(
-                turn, partial(self.index.documents, where=where, offset=offset, limit=limit)
+            _, page = await self._asked(
+                turn, lambda index: index.documents(where, offset=offset, limit=limit)
             )
+            return page
 
     async def check(self) -> None:
         """Make sure that requests are taken and that the index can be read.
@@ -233,7 +243,10 @@ class Service:
             return  # Others are being answered.
 
     def info(self) -> dict[str, Any]:
-        """What the index holds and was built with: :meth:`wherefrom.Index.info`."""
+        """What the index holds and was built with, as it was when it was asked last.
+
+        See :meth:`wherefrom.Index.info`.
+        """
         return self.index.info()
 
     def begin_closing(self) -> None:
@@ -251,11 +264,12 @@ class Service:
     async def _events(self, request: QueryRequest) -> AsyncIterator[Event]:
         started = time.perf_counter()
         with self.model.admit() as turn:
-            answer = await _done(turn, partial(self._answer, request, "stored"))
+            index, answer = await self._asked(turn, partial(_answer, request, "stored"))
             for event in _answered("stored", answer, request):
                 yield event
             if request.rerank != "stored":
-                final = await _done(turn, partial(self._answer, request, request.rerank))
+                work = partial(_answer, request, request.rerank)
+                final = await self._gone_on(turn, index, work)
                 if final.certificate.tier == "exact":
                     answer = final
                     for event in _answered("answer", answer, request):
@@ -264,34 +278,54 @@ class Service:
                 doc_ids = [hit.doc_id for hit in answer.hits]
                 for start in range(0, len(doc_ids), _EXPLAINED_AT_ONCE):
                     chosen = doc_ids[start : start + _EXPLAINED_AT_ONCE]
-                    found = await _done(turn, partial(self.index.explain, answer, doc_ids=chosen))
+                    shares = partial(_explained, answer, chosen)
+                    found = await self._gone_on(turn, index, shares)
                     for event in _shares(found):
                         yield event
             if request.similarity:
-                alike = await _done(turn, partial(self.index.similarity, answer))
+                likeness = partial(_similarity, answer)
+                alike = await self._gone_on(turn, index, likeness)
                 yield Event("similarity", asdict(alike))
             if request.group_by:
-                columns = request.group_by
-                summed = await _done(turn, partial(self._summed, answer, columns))
+                sums = partial(_summed, answer, request.group_by)
+                summed = await self._gone_on(turn, index, sums)
                 for grouping in summed.groups:
                     yield Event("groups", asdict(grouping))
             yield Event("done", {"seconds": time.perf_counter() - started})
 
-    def _answer(self, request: QueryRequest, rerank: Rerank) -> Answer:
-        return self.index.query(
-            prompt=request.prompt,
-            completion=request.completion,
-            contrast=request.contrast,
-            k=request.k,
-            sign=request.sign,
-            where=request.filter,
-            damping=request.damping,
-            normalise=request.normalise,
-            rerank=rerank,
-        )
+    async def _asked(self, turn: Turn, work: Callable[[Index], T]) -> tuple[Index, T]:
+        """Have the present state of the index asked; which that is comes with the answer."""
+        return await _done(turn, partial(self._published.ask, work))
 
-    def _summed(self, answer: Answer, columns: Sequence[str]) -> Answer:
-        return self.index.annotate(answer, explain=False, similarity=False, group_by=columns)
+    async def _gone_on(self, turn: Turn, index: Index, work: Callable[[Index], T]) -> T:
+        """Have the state asked that an answer was begun with."""
+        return await _done(turn, partial(self._published.go_on, index, work))
+
+
+def _answer(request: QueryRequest, rerank: Rerank, index: Index) -> Answer:
+    return index.query(
+        prompt=request.prompt,
+        completion=request.completion,
+        contrast=request.contrast,
+        k=request.k,
+        sign=request.sign,
+        where=request.filter,
+        damping=request.damping,
+        normalise=request.normalise,
+        rerank=rerank,
+    )
+
+
+def _explained(answer: Answer, doc_ids: Sequence[str], index: Index) -> Explanation:
+    return index.explain(answer, doc_ids=doc_ids)
+
+
+def _similarity(answer: Answer, index: Index) -> Similarity:
+    return index.similarity(answer)
+
+
+def _summed(answer: Answer, columns: Sequence[str], index: Index) -> Answer:
+    return index.annotate(answer, explain=False, similarity=False, group_by=columns)
 
 
 async def _done(turn: Turn, work: Callable[[], T]) -> T:

@@ -173,4 +173,5 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _refuse(error: OSError) -> None:
     # os.walk passes over folders that it cannot read unless told otherwise.
-    raise error
+    if not isinstance(error, FileNotFoundError):  # A writer removed that one meanwhile.
+        raise error

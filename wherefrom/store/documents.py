@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -131,7 +129,8 @@ class DocumentTable:
             rows, schema = table.count_rows(), table.schema
         if not schema.equals(layout.schema):
             raise IntegrityError(
-                f"{path} has other columns than the build had; build the index again with overwrite"
+                f"{path} has other columns than the build had; begin anew with --no-resume "
+                "(resume=False)"
             )
         return cls(path, layout, table, LiveRows.every(rows), read_only=False)
 
@@ -309,10 +308,7 @@ class DocumentTable:
         Raises:
             StorageError: The disk refuses.
         """
-        with storage_errors(self.path), warnings.catch_warnings():
-            # Compacting makes two versions in no time: any age but none would leave one of them.
-            warnings.simplefilter("ignore", UserWarning)
-            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        clean_table(self._table, self.path)
 
     def seal(self) -> StoreRecord:
         """Make all changes durable; what the manifest is to record of the table.

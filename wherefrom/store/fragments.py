@@ -100,7 +100,7 @@ def commit_fragments(table: Path, receipts: Sequence[Path], *, first_row: int = 
         if receipt.first_row != due:
             raise IntegrityError(
                 f"{path} is for rows {receipt.first_row} to {end - 1} and row {due} is due in "
-                f"{table}; build the index again with overwrite"
+                f"{table}; begin anew with --no-resume"
             )
         _require_files(receipt, path, table / _DATA)
         staged.extend(receipt.fragments)
@@ -127,7 +127,7 @@ def commit_fragments(table: Path, receipts: Sequence[Path], *, first_row: int = 
     if added_rows != due - begin:
         raise IntegrityError(
             f"{table} gained {added_rows} rows by a commit of {due - begin}; build the index again "
-            "with overwrite"
+            "with --no-resume"
         )
     return due
 
@@ -198,5 +198,5 @@ def _lance_errors(table: Path) -> Iterator[None]:
     except (ValueError, OSError) as error:
         cause = str(error).splitlines()[0]
         raise IntegrityError(
-            f"{table} cannot be used ({cause}); build the index again with overwrite"
+            f"{table} cannot be used ({cause}); begin anew with --no-resume"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -96,6 +97,21 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise IntegrityError(
             f"{path} cannot be read ({cause}); restore the index from a copy or build it again"
         ) from error
+
+
+def clean_table(table: LanceTable, path: Path) -> None:
+    """Remove what only earlier versions of a table need, and what a killed writer left of it.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    with storage_errors(path), warnings.catch_warnings():
+        # Compacting makes two versions in no time: any age but none would leave one of them.
+        warnings.simplefilter("ignore", UserWarning)
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        # Lance does not know its own half-written files again.
+        for half_written in path.rglob(".tmp*"):
+            half_written.unlink()
 
 
 def version_name(version: int) -> str:
