@@ -129,7 +129,7 @@ def test_another_go_that_fails_does_not_take_back_what_the_first_made(tmp_path: 
 def test_a_replacement_cut_between_its_renames_is_completed(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by kill -9, which no handler sees: the old index is put aside, the new one not in place."""
+    """As by kill -9: the old index is put aside, the new one not in place."""
     with monkeypatch.context() as patch:
         patch.setattr(places, "exchange", lambda one, other: False)
         replace = os.replace
@@ -156,14 +156,19 @@ def test_a_replacement_cut_between_its_renames_is_completed(
     assert [entry.name for entry in finished.parent.iterdir()] == ["my.index"]
 
 
+def replaced(path: Path) -> None:
+    with workplace(path, {}, overwrite=True) as place:
+        plan(place.folder)
+        finish(place.folder, "new")
+
+
 def test_a_build_that_was_cut_after_its_swap_is_done(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(places, "_remove", lambda folder: (_ for _ in ()).throw(SystemExit()))
-        with pytest.raises(SystemExit), workplace(finished, {}, overwrite=True) as place:
-            plan(place.folder)
-            finish(place.folder, "new")
+        with pytest.raises(SystemExit):
+            replaced(finished)
     if state(finished) == "absent":
         pytest.skip("directories cannot change places in one step here")
     assert (finished / "name").read_text() == "new"

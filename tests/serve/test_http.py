@@ -183,6 +183,7 @@ def test_metrics_count_what_happened_and_hold_no_text(client: httpx.Client) -> N
     assert 'wherefrom_request_seconds_bucket{le="0.1",route="/v1/query"}' in text
     assert "wherefrom_queue_requests 0.0" in text
     assert "wherefrom_documents 23.0" in text
+    assert "wherefrom_generation 1.0" in text
     (seconds,) = (line for line in text.splitlines() if line.startswith("wherefrom_model_seconds"))
     assert float(seconds.split()[1]) > 0.0
     assert "secret" not in text.lower()

@@ -325,12 +325,20 @@ def _replay(ctx: click.Context) -> str:
         if value is None or name in _NOT_REPLAYED:
             continue
         for item in value if isinstance(value, tuple) else (value,):
-            written = os.path.abspath(item) if name in _PATHS and _is_path(name, item) else item
+            written = _absolute(item) if name in _PATHS and _is_path(name, item) else item
             if isinstance(parameter, click.Argument):
                 arguments.append(str(written))
             else:
                 options.append(f"{parameter.opts[0]}={written}")
     return shlex.join(["wherefrom", "build", *arguments, *options])
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """The path from anywhere; a URL is that already."""
+    from wherefrom.store import Location
+
+    place = Location(path)
+    return str(place) if place.remote else os.path.abspath(path)
 
 
 def _is_path(name: str, value: object) -> bool:
@@ -343,14 +351,16 @@ def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, qui
     from wherefrom.cli.encoders import fidelity_in_words
     from wherefrom.cli.failures import warn
     from wherefrom.cli.render import emit_json, print_facts, terminal
+    from wherefrom.store import Location
 
+    place = Location(index)
     corpus, encoder = manifest.corpus, manifest.encoder
     fidelity = encoder.fidelity
     if as_json:
         emit_json(
             {
                 "schema": BUILD_SCHEMA,
-                "index": str(index.resolve()),
+                "index": place.full,
                 "manifest_sha256": manifest.digest,
                 **corpus.model_dump(mode="json"),
                 "encoder": encoder.name,
@@ -371,7 +381,7 @@ def _tell(index: Path, manifest: Manifest, seconds: float, *, as_json: bool, qui
         more = ", ..." if corpus.skipped_count > _SKIPPED_SHOWN else ""
         skipped += f" without a scored token: {shown}{more}"
     facts = [
-        ("index", str(index)),
+        ("index", str(place)),
         ("documents", f"{corpus.documents:,} ({corpus.tokens:,} scored tokens)"),
         ("skipped", skipped),
         ("encoder", f"{encoder.name}: {encoder.bytes_per_document:,.0f} bytes per document"),

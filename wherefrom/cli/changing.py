@@ -52,14 +52,14 @@ def tell_change(
     """
     from wherefrom.cli.failures import warn
     from wherefrom.cli.render import emit_json, print_facts, terminal
-    from wherefrom.store import Manifest
+    from wherefrom.store import Location, Manifest
 
     seconds = time.perf_counter() - started
     if as_json:
         emit_json(
             {
                 "schema": schema,
-                "index": str(index.resolve()),
+                "index": Location(index).full,
                 "manifest_sha256": Manifest.read(index).digest,
                 **asdict(change),
                 "seconds": seconds,

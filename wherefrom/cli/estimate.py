@@ -26,9 +26,10 @@ def tell_estimate(index: Path, found: Estimate, *, as_json: bool, quiet: bool) -
         quiet: Print no list.
     """
     from wherefrom.cli.render import emit_json, print_facts, terminal
+    from wherefrom.store import Location
 
     if as_json:
-        emit_json({"schema": ESTIMATE_SCHEMA, "path": str(index.resolve()), **found.to_json()})
+        emit_json({"schema": ESTIMATE_SCHEMA, "path": Location(index).full, **found.to_json()})
     elif not quiet:
         print_facts(_facts(found), terminal())
 

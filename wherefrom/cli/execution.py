@@ -79,16 +79,29 @@ def tell_of_going_on(index: Path) -> None:
     from wherefrom.query.printable import printable
     from wherefrom.store import build_info, state
 
-    if state(index) == "unfinished":
-        begun = build_info(index).get("started", "an unknown time")
+    folder = _built_at(index)
+    if state(folder) == "unfinished":
+        begun = build_info(folder).get("started", "an unknown time")
         click.echo(printable(f"wherefrom: going on with the build begun at {begun}"), err=True)
 
 
 def left_at(index: Path) -> str:
     """What an interruption left."""
-    from wherefrom.store import state
+    from wherefrom.store import Location, state
 
-    found = state(index)
+    place, folder = Location(index), _built_at(index)
+    found = state(folder)
     if found == "unfinished":
-        return f"{index} is left unfinished; run the same command again to go on"
-    return f"{index} is as it was before" if found == "finished" else "nothing was written"
+        return f"{folder} is left unfinished; run the same command again to go on"
+    if place.remote:
+        return f"what is published at {place} is whole, if anything is: as it was before, or new"
+    return f"{place} is as it was before" if found == "finished" else "nothing was written"
+
+
+def _built_at(index: Path) -> Path:
+    """The directory that an index is made in; for a URL, one in the cache."""
+    from wherefrom.maintenance.publish import built_at
+    from wherefrom.store import Location
+
+    place = Location(index)
+    return built_at(place) if place.remote else place.directory

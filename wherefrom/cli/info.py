@@ -18,12 +18,14 @@ __all__ = ["INFO_SCHEMA", "info"]
 
 INFO_SCHEMA = "wherefrom-info/1"
 
+_CHANGES_SHOWN = 10
+
 
 @click.command()
 @click.argument("index", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a list.")
 def info(index: Path, as_json: bool) -> None:
-    """Show what INDEX holds, and what it was built from and with.
+    """Show what INDEX holds, what it was built from and with, and how it was changed since.
 
     Exit status 1 for a build that was interrupted and for anything that is no index.
     """
@@ -99,6 +101,7 @@ def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
         *_accelerators(manifest),
         ("size on disk", _readable_size(size)),
         ("created", manifest.created),
+        *_history(manifest),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("corpus SHA-256", corpus.content_sha256),
         ("manifest SHA-256", manifest.digest),
@@ -180,6 +183,27 @@ def _accelerators(manifest: Manifest) -> list[tuple[str, object]]:
         ("backend", f"{one.kind}, {one.rows:,} vectors, by {one.library}")
         for one in manifest.accelerators
     ]
+
+
+def _history(manifest: Manifest) -> list[tuple[str, object]]:
+    """The state that the index is in, and the changes that led to it, the latest last."""
+    shown = manifest.history[-_CHANGES_SHOWN:]
+    earlier = len(manifest.history) - len(shown)
+    facts: list[tuple[str, object]] = [("generation", f"{manifest.generation:,}")]
+    if earlier:
+        facts.append(("changes", f"{earlier:,} more before these; --json lists all"))
+    for change in shown:
+        counts = [
+            f"{count:,} {what}"
+            for count, what in ((change.added, "added"), (change.removed, "removed"))
+            if count
+        ]
+        if change.drift is not None:
+            counts.append(f"{change.drift:.2f} times the whitened energy of the build")
+        told = f"{change.when} {change.kind}" + (f": {', '.join(counts)}" if counts else "")
+        facts.append((f"  {change.generation:,}", told))
+        facts += [("  warning", warning) for warning in change.warnings]
+    return facts
 
 
 def _readable_size(size: int) -> str:

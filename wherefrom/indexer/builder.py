@@ -255,7 +255,7 @@ class IndexBuilder:
             seconds_per_document=measured.seconds_per_document,
             versions=versions(),
             replay=self._replay or "",
-            warnings=(*chosen.notes, *notes),
+            warnings=tuple(dict.fromkeys((*chosen.notes, *notes))),
         )
         manifest.write(folder)
         self._progress("writing the index", 1, 1)

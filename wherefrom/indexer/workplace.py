@@ -127,14 +127,13 @@ def workplace(
             if not overwrite:
                 raise IndexExistsError(_TAKEN.format(path))
             folder = _beside(path, "building")
-            if state(folder) == "foreign":
-                raise IndexExistsError(f"{folder} is in the way and is no index; move it elsewhere")
-            if state(folder) == "finished" and not Work(folder).file(PLAN).exists():
-                _remove(
-                    folder
-                )  # Replaced by an earlier build, which was killed before it did this.
             _make(folder)
             lock = locks.enter_context(writer_lock(folder))
+            if state(folder) == "finished" and not is_this(Work(folder)):
+                # What an earlier build replaced, or was to replace something else with.
+                _clear(folder)
+        if state(folder) == "foreign":
+            raise IndexExistsError(f"{folder} is in the way and is no index; move it elsewhere")
         place = None
         try:
             place = Workplace(folder, info)

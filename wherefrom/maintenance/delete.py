@@ -23,6 +23,9 @@ from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
 
 __all__ = ["compact", "delete", "named_documents"]
 
+_KEEPING_GRADIENTS = ("datainf", "lissa")
+"""Curvatures whose state is gradients, one by one; those of the other kinds are sums of them."""
+
 
 def delete(
     folder: str | os.PathLike[str],
@@ -45,7 +48,7 @@ def delete(
     with Writer.of(folder, opened) as writer:
         swept = writer.sweep()
         table = DocumentTable.open(writer.folder, writer.manifest, write=True)
-        notes = writer.left_beside() if purge else ()
+        notes = (*writer.left_beside(), *_kept_gradients(writer.manifest)) if purge else ()
         if purge and swept and doc_ids and _was_purged(writer.manifest, table, doc_ids):
             ended = (
                 "the index holds none of these documents; its last change was a purge, which seems "
@@ -90,6 +93,18 @@ def delete(
             accelerators=left_behind,
             warnings=notes,
         )
+
+
+def _kept_gradients(manifest: Manifest) -> tuple[str, ...]:
+    """What to say of a curvature that keeps documents apart, which no change takes out of it."""
+    kind = manifest.curvature.kind
+    if kind not in _KEEPING_GRADIENTS:
+        return ()
+    return (
+        f"encoder.safetensors still holds the gradients of single documents, from which their "
+        f"texts can be inferred: curvature {kind!r} is made of those that it was fitted on, and a "
+        "purge does not change it; build again without the documents to be rid of them",
+    )
 
 
 def compact(folder: str | os.PathLike[str], *, opened: Manifest | None = None) -> Change:

@@ -26,7 +26,7 @@ from wherefrom.store.location import OBJECTS, TABLES, lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
 from wherefrom.store.remote import RemoteFolder, Stored
 
-__all__ = ["Publication", "building_folder", "fetch", "publish"]
+__all__ = ["Publication", "building_folder", "built_at", "fetch", "publish"]
 
 _AT_ONCE = 8
 
@@ -186,14 +186,20 @@ def building_folder(url: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise IndexExistsError(
             f"{place} holds an index already; choose another URL, or replace it (--overwrite)"
         )
-    key = sha256(str(place).encode()).hexdigest()[:16]
-    folder = cache_folder() / "builds" / f"{place.name}-{key}"
+    folder = built_at(place)
     if state(folder) == "finished" and not overwrite:
         raise IndexExistsError(
             f"the index for {place} is built already, in {folder}, and only to be published "
             f"(wherefrom publish {folder} {place}); to build it again give --overwrite"
         )
     return folder
+
+
+def built_at(url: str | os.PathLike[str]) -> Path:
+    """The directory that :func:`building_folder` gives, whatever is there or is published."""
+    place = Location(url)
+    key = sha256(str(place).encode()).hexdigest()[:16]
+    return cache_folder() / "builds" / f"{place.name}-{key}"
 
 
 class _Upload:

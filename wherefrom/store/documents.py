@@ -23,7 +23,7 @@ from wherefrom.records import Bits, Document
 from wherefrom.store.directory import SCAN_DIRECTORY, TABLE_NAME
 from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.facts import FACTS_FILE, Facts
-from wherefrom.store.lance import at_version, connect, open_table, reading, table_files
+from wherefrom.store.lance import at_version, clean_table, connect, open_table, reading, table_files
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.live_rows import LiveRows
 from wherefrom.store.location import Database, Location

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from lancedb.db import DBConnection
     from lancedb.table import LanceTable
 
-__all__ = ["at_version", "connect", "open_table", "reading", "table_files", "version_name"]
+__all__ = [
+    "at_version",
+    "clean_table",
+    "connect",
+    "open_table",
+    "reading",
+    "table_files",
+    "version_name",
+]
 
 _VERSIONS = "_versions"
 _LATEST_POSSIBLE = (1 << 64) - 1
