@@ -156,7 +156,7 @@ def test_an_interrupted_replacement_is_left_as_it_is(tmp_path: Path) -> None:
     """An estimate looks, and mends nothing."""
     wf.build(perceptron(), examples(40), tmp_path / ".i.replaced")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions())
+    estimate(perceptron(), examples(40), tmp_path / "i", BuildOptions(), overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
