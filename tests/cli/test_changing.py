@@ -146,3 +146,37 @@ def test_append_does_not_offer_torchrun(index: Path, home: Path) -> None:
     result = run("append", index, home / "more.jsonl", "--executor", "torchrun")
     assert result.exit_code == 2
     assert "is not one of 'serial', 'processes', 'ray'" in result.stderr
+
+
+def test_info_tells_the_generation_and_what_changed(index: Path, home: Path) -> None:
+    fresh = run("info", index).stdout.splitlines()
+    (generation,) = (number for number, line in enumerate(fresh) if line.startswith("generation"))
+    assert fresh[generation].split() == ["generation", "1"]
+    assert fresh[generation + 1].startswith("versions")
+    for command in (
+        ("append", index, home / "more.jsonl"),
+        ("delete", index, "--doc-id", DOCUMENTS[3].doc_id, "--yes"),
+        ("delete", index, "--doc-id", DOCUMENTS[4].doc_id, "--purge", "--yes"),
+        *[("compact", index)] * 9,
+    ):
+        assert run(*command, "--quiet").exit_code == 0
+    history = Manifest.read(index).history
+    fields = told("info", index)["manifest"]
+    assert (fields["generation"], len(fields["history"])) == (13, 12)
+    lines = [" ".join(line.split()) for line in run("info", index).stdout.splitlines()]
+    start = lines.index("generation 13")
+    assert lines[start + 1] == "changes 2 more before these; --json lists all"
+    assert lines[start + 2] == f"4 {history[2].when} purge: 1 removed"
+    assert lines[start + 11] == f"13 {history[-1].when} compact"
+    assert lines[start + 12].startswith("versions")
+
+
+def test_info_tells_what_changes_warned_of(index: Path) -> None:
+    told("delete", index, "--doc-id", DOCUMENTS[3].doc_id, "--yes")
+    manifest = Manifest.read(index)
+    (change,) = manifest.history
+    noted = change.model_copy(update={"added": 3, "drift": 1.25, "warnings": ("mind the gap",)})
+    manifest.model_copy(update={"history": (noted,)}).write(index)
+    shown = " ".join(run("info", index).stdout.split())
+    counts = "3 added, 1 removed, 1.25 times the whitened energy of the build"
+    assert f"delete: {counts} warning mind the gap versions" in shown

@@ -446,7 +446,7 @@ def test_info_of_an_unfinished_build(tmp_path: Path) -> None:
     path = tmp_path / "my.index"
     begin_build(path, {"replay": "wherefrom build docs.jsonl"})
     result = run("info", path)
-    assert "build it again with --overwrite" in error_line(result)
+    assert "run the command that began it again" in error_line(result)
     assert "state unfinished" in words(result.stdout)
     assert "started 20" in words(result.stdout)
     assert "wherefrom build docs.jsonl" in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,14 +19,16 @@ from click.testing import CliRunner
 import buckets
 import wherefrom as wf
 from buckets import Store
-from tiny_lm import CONTEXT, text_documents, tiny_llama, tiny_tokenizer
+from tiny_lm import CONTEXT, save_tiny_lm, text_documents, tiny_llama, tiny_tokenizer
+from wherefrom.cli.main import commands
 from wherefrom.cli.publish import FETCH_SCHEMA, PUBLISH_SCHEMA
 from wherefrom.cli.publish import fetch as fetch_command
 from wherefrom.cli.publish import publish as publish_command
 from wherefrom.errors import IndexBusyError, IndexExistsError, IntegrityError, StorageError
+from wherefrom.indexer.workshop import Workshop
 from wherefrom.maintenance.index import Index
-from wherefrom.maintenance.publish import building_folder, fetch, publish
-from wherefrom.store import Location, Manifest
+from wherefrom.maintenance.publish import building_folder, built_at, fetch, publish
+from wherefrom.store import Location, Manifest, state
 from wherefrom.store.cache import cache_folder
 from wherefrom.store.lock import writer_lock
 from wherefrom.store.remote import RemoteFolder
@@ -519,3 +522,40 @@ def test_an_index_is_built_for_a_url(url: str, monkeypatch: pytest.MonkeyPatch) 
     assert str(again.location) == url
     assert again.manifest == Manifest.read(url)
     assert len(again.query(**QUESTION).proponents) > 0
+
+
+def test_what_a_build_for_a_url_records_and_says(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The URL, however often it is made anew; only what an interruption left is in the cache."""
+    save_tiny_lm(tmp_path / "model")
+    rows = ({"doc_id": one.doc_id, "text": one.text} for one in text_documents(8))
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # Where relative paths, or a URL taken for one, would be.
+    monkeypatch.chdir(tmp_path)
+    command = ["docs.jsonl", "--model", "model", "--index", url, "--encoder", "none", "--json"]
+    run, encode = CliRunner(), Workshop._encode
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workshop, "_encode", interrupted)
+    stopped = run.invoke(commands, ["build", *command])
+    folder = built_at(url)
+    assert (stopped.exit_code, state(folder)) == (130, "unfinished")
+    assert f"{folder} is left unfinished" in stopped.stderr
+    monkeypatch.setattr(Workshop, "_encode", encode)
+    told = run.invoke(commands, ["build", *command])
+    assert told.exit_code == 0, told.output
+    assert "going on with the build" in told.stderr
+    assert json.loads(told.stdout)["index"] == url
+    replay = shlex.split(Manifest.read(url).replay)
+    assert f"--index={url}" in replay
+    assert f"--model={tmp_path / 'model'}" in replay
+    assert str(tmp_path / "docs.jsonl") in replay
+    assert str(cache_folder()) not in " ".join(replay)
+    estimated = run.invoke(commands, ["build", *command, "--overwrite", "--dry-run"])
+    assert json.loads(estimated.stdout)["path"] == url
+    again = run.invoke(commands, [*replay[1:], "--overwrite", "--json"])
+    assert json.loads(again.stdout)["index"] == url
+    assert sorted(entry.name for entry in tmp_path.iterdir() if "s3" in entry.name) == []

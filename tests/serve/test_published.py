@@ -18,7 +18,7 @@ from served import COMPLETION, PROMPT, Running, running, served_documents
 from wherefrom.errors import IntegrityError, StorageError
 from wherefrom.maintenance.delete import compact, delete
 from wherefrom.query.opened import OpenIndex
-from wherefrom.serve.errors import ChangedError
+from wherefrom.serve.errors import ChangedError, UnknownDocumentError
 from wherefrom.serve.published import Published
 from wherefrom.serve.requests import QueryRequest
 from wherefrom.serve.service import Service
@@ -110,6 +110,8 @@ def test_a_request_ends_with_the_state_that_it_began_with(path: Path) -> None:
             if event.kind == "stored":
                 hits = [*event.data["proponents"], *event.data["opponents"]]
                 delete(path, [GONE])
+                with pytest.raises(UnknownDocumentError):
+                    await service.document(GONE)
             elif event.kind == "shares":
                 explained.append(event.data["hit"]["doc_id"])
         assert explained == [hit["doc_id"] for hit in hits]

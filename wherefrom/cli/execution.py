@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["EXECUTORS", "execution_options", "worker_options"]
+__all__ = ["EXECUTORS", "execution_options", "left_at", "tell_of_going_on"]
 
 EXECUTORS = ("serial", "processes", "ray", "torchrun")
 """``wherefrom.indexer.executors.EXECUTORS``, which takes torch to import."""
@@ -63,13 +63,8 @@ _FACTOR_MEMORY = click.option(
 
 
 def execution_options(command: _Command) -> _Command:
-    """Add the options to a command that fits a curvature."""
-    return worker_options(_FACTOR_MEMORY(command))
-
-
-def worker_options(command: _Command) -> _Command:
-    """Add the options to a command that does not."""
-    for option in reversed(_OPTIONS):
+    """Add the options to a command."""
+    for option in reversed((*_OPTIONS, _FACTOR_MEMORY)):
         command = option(command)
     return command
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -50,7 +49,7 @@ from wherefrom.indexer.planning import Documents, Planner, are_tensors
 from wherefrom.indexer.provenance import encoder_record, layer_records, model_record, now, versions
 from wherefrom.indexer.vacuity import vacuity_note
 from wherefrom.indexer.workplace import refuse_taken_path, workplace
-from wherefrom.indexer.workshop import Workshop
+from wherefrom.indexer.workshop import Workshop, torch_threads
 from wherefrom.records import Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
@@ -180,7 +179,7 @@ class IndexBuilder:
             ) as place:
                 if state(place.folder) != "finished":
                     workshop = planner.begin(place)
-                    with _threads(workshop.plan.threads):
+                    with torch_threads(workshop.plan.threads):
                         self._build(workshop, resumed=not place.began)
             failed = False
         finally:
@@ -339,14 +338,3 @@ class IndexBuilder:
         workshop.work.write(MEASURED, measured)
         self._progress("measuring the index", 1, 1)
         return measured
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from wherefrom.store.layout import TableLayout
 from wherefrom.store.quantise import quantise
 from wherefrom.store.staging import write_staged
 
-__all__ = ["CORPUS_FILE", "Workshop", "open_source"]
+__all__ = ["CORPUS_FILE", "Workshop", "open_source", "torch_threads"]
 
 CORPUS_FILE = "corpus.jsonl"
 
@@ -280,6 +281,17 @@ class Workshop:
             raise IntegrityError(
                 f"{path} cannot be read ({error}); remove it and run the same command again"
             ) from error
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside the block: bits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def open_source(work: Work, plan: Plan, objective: object) -> Source:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from wherefrom.indexer.plan import PLAN, CorpusPlan, Plan, encode_shard_size
 from wherefrom.indexer.planning import Documents, are_tensors
 from wherefrom.indexer.provenance import versions
 from wherefrom.indexer.sources import Source, TensorSource
-from wherefrom.indexer.workshop import Workshop
+from wherefrom.indexer.workshop import Workshop, torch_threads
 from wherefrom.maintenance.arrivals import Arrivals, examples, texts
 from wherefrom.maintenance.changes import (
     Change,
@@ -215,7 +214,7 @@ class Appending:
         job = Job(writer.folder, self.choice, here=workshop)
         failed = True
         try:
-            with _threads(plan.threads):
+            with torch_threads(plan.threads):
                 notes = encode_documents(executor, job, workshop, table, self.progress)
             failed = False
         finally:
@@ -286,17 +285,6 @@ def _left_plan(work: Work) -> Plan | None:
         return work.read(PLAN, Plan)
     except IntegrityError:
         return None
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch inside the block, as in workers: they decide on rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _baseline(table: DocumentTable) -> DriftRecord | None:

@@ -137,7 +137,12 @@ def table_files(path: Path, known: Mapping[str, str]) -> dict[str, str]:
     Raises:
         StorageError: The disk refuses.
     """
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _MOVING)
+    # Names that begin with a dot are what a killed writer left half-written.
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and file.name != _MOVING and not file.name.startswith(".")
+    )
     names = {file.relative_to(path).as_posix(): file for file in files}
     return {name: known.get(name) or file_sha256(file) for name, file in names.items()}
 
