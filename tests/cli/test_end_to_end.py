@@ -17,7 +17,7 @@ from tiny_lm import save_tiny_lm, text_documents
 from wherefrom.cli.main import commands
 from wherefrom.demo import run as demo_run
 from wherefrom.demo.corpus import QUESTIONS
-from wherefrom.store import begin_build, state
+from wherefrom.store import Manifest, state
 
 ASKED = ["--prompt", "the union of states", "--completion", " shall be preserved"]
 
@@ -165,7 +165,7 @@ def test_replay_builds_the_same_index_from_anywhere(
 @pytest.mark.parametrize(
     ("index", "options", "left"),
     [
-        ("late", [], "late is left unfinished; build it again with --overwrite"),
+        ("late", [], "late is left unfinished; run the same command again to go on"),
         ("my.index", ["--overwrite"], "my.index is as it was before"),
     ],
 )
@@ -189,15 +189,30 @@ def test_interrupted_builds_say_what_is_left(
         assert info.exit_code == 1
         assert "unfinished" in info.stderr
         monkeypatch.undo()
-        assert build(home, "--overwrite", "--quiet", index=index).exit_code == 0
+        again = build(home, index=index)
+        assert again.exit_code == 0
+        assert "going on with the build begun at 20" in again.stderr
     assert state(home / index) == "finished"
 
 
-def test_unfinished_builds_are_not_overwritten_unasked(home: Path, tmp_path: Path) -> None:
-    begin_build(tmp_path / "half", {})
-    result = build(home, index=str(tmp_path / "half"))
+def test_unfinished_builds_of_something_else_are_not_overwritten_unasked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wherefrom.encoding.encoder import Encoder
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    half = str(tmp_path / "half")
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode", interrupt)
+        assert build(home, index=half).exit_code == 130
+    result = build(home, "--damping", "0.3", "--quiet", index=half)
+    assert result.exit_code == 1
     assert "--overwrite" in error_line(result)
-    assert "unfinished" in result.stderr
+    assert "damping was null and is 0.3 now" in result.stderr
+    assert build(home, "--damping", "0.3", "--overwrite", "--quiet", index=half).exit_code == 0
+    assert Manifest.read(tmp_path / "half").curvature.damping == 0.3
 
 
 def test_demo_shows_what_it_found(
