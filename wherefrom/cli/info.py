@@ -25,7 +25,7 @@ _CHANGES_SHOWN = 10
 @click.argument("index", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a list.")
 def info(index: Path, as_json: bool) -> None:
-    """Show what INDEX holds, what it was built from, and how it was changed.
+    """Show what INDEX holds, and how it was built and changed.
 
     Exit status 1 for a build that was interrupted and for anything that is no index.
     """
