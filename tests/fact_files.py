@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from wherefrom.records import Document
-from wherefrom.store import StoredRows, file_sha256
-from wherefrom.store.facts import FactsWriter
+from wherefrom.store import (
+    SCAN_DIRECTORY,
+    DocumentTable,
+    ScanCopy,
+    StoredRows,
+    file_sha256,
+)
+from wherefrom.store.facts import FACTS_FILE, FactsWriter
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.quantise import quantise
 
@@ -36,3 +42,13 @@ def written(folder: Path, layout: TableLayout, *shards: list[Document]) -> dict[
         assert digest == file_sha256(path)
         files[path] = digest
     return files
+
+
+def published(table: DocumentTable, folder: Path) -> DocumentTable:
+    """A table that was filled by hand in ``folder``, with the facts that a build would add."""
+    record = ScanCopy.build(table, folder / SCAN_DIRECTORY)
+    (segment,) = record.segments
+    path = folder / SCAN_DIRECTORY / str(segment.number) / FACTS_FILE
+    table._facts = {path: segment.files[FACTS_FILE]}
+    table._published = table.live
+    return table

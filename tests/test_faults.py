@@ -38,11 +38,9 @@ from wherefrom.gradients.extractor import Forward, LayerPair
 from wherefrom.gradients.layers import select_layers
 from wherefrom.gradients.objectives import Categorical, Classification, TextObjective
 from wherefrom.query import asker as asker_module
-from wherefrom.query import recompute as recompute_module
-from wherefrom.query import search as search_module
 from wherefrom.query.respond import Responder
 from wherefrom.query.scan import Candidates
-from wherefrom.query.search import Ranking
+from wherefrom.query.search import CertifiedSearch, Ranking
 from wherefrom.records import Query
 
 Check = Callable[[Path], None]
@@ -353,14 +351,16 @@ def no_curvature_but_its_mean(patch: pytest.MonkeyPatch) -> None:
 
 def _scanned(patch: pytest.MonkeyPatch, change: Callable[..., list[Candidates]]) -> None:
     """Change what the scan finds for each query, a filter's ordinals being told."""
-    original = search_module.scan
+    original = CertifiedSearch.__init__
 
-    def scan(*arguments: Any, **named: Any) -> list[list[Candidates]]:
-        found = original(*arguments, **named)
-        return [change(one, named.get("ordinals")) for one in found]
+    def init(self: CertifiedSearch, table: Any, scan: Any, *rest: Any) -> None:
+        def changed(*arguments: Any, **named: Any) -> list[list[Candidates]]:
+            found = scan(*arguments, **named)
+            return [change(one, named.get("ordinals")) for one in found]
 
-    for module in (search_module, recompute_module):
-        patch.setattr(module, "scan", scan)
+        original(self, table, changed, *rest)
+
+    patch.setattr(CertifiedSearch, "__init__", init)
 
 
 def opponents_are_proponents_backwards(patch: pytest.MonkeyPatch) -> None:

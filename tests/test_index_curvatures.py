@@ -121,15 +121,15 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if kind != request.param:
             patch.setattr(datainf, "LARGEST_WHITENED_BLOCK", 0)
         if kind == "lissa":
-            patch.setattr(lissa.LiSSA, "fit", _patient_fit(lissa.LiSSA.fit))
+            patch.setattr(lissa.LiSSA, "_begin", _patient(lissa.LiSSA._begin))
         yield kind, build(kind, tmp_path_factory.mktemp(request.param) / "i")
 
 
-def _patient_fit(original: Any) -> Any:
-    def fit(self: lissa.LiSSA, source: Any, *, documents: int | None = None) -> Any:
-        return original(lissa.LiSSA(self.damping, 1e-6, 5_000), source, documents=documents)
+def _patient(original: Any) -> Any:
+    def begin(self: lissa.LiSSA, *arguments: Any) -> Any:
+        return original(lissa.LiSSA(self.damping, 1e-6, 5_000), *arguments)
 
-    return fit
+    return begin
 
 
 def test_an_index_equals_the_dense_route(built: Any) -> None:

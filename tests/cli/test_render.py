@@ -507,6 +507,7 @@ def test_heat_maps_give_up_figures_before_blocks() -> None:
 
 def test_colours_and_signs_never_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     one = annotated(answer())
     coloured = shown(one, 160, force_terminal=True, color_system="standard")
     assert "{+" not in coloured

@@ -242,7 +242,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (only_a_pickle, "safetensors"),
     (no_tokenizer, "cannot load"),
     (broken_weights, "cannot load"),
-    (broken_config, "cannot load"),
+    (broken_config, "cannot be read"),
     (wrong_type, "cannot load .*hidden_size"),
     (remote_code, "cannot load"),
     (lambda folder: 7, "torch.nn.Module or the path"),

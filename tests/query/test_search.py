@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import wherefrom as wf
+from fact_files import published
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.maintenance.index import Index
 from wherefrom.query.scan import scan
@@ -341,6 +342,7 @@ def test_stored_rows_are_looked_up_by_ordinal_not_by_place(tmp_path: Path) -> No
             tokens=np.ones(len(ids[part]), int),
         )
     copy = ScanCopy.open(tmp_path / "scan", ScanCopy.build(table, tmp_path / "scan"), table.live)
+    published(table, tmp_path)
     scores = exact_scores(vectors, vectors[1])
     odd = table.facts.where({"even": False})
     searcher = CertifiedSearch(table, partial(scan, copy))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from answers import answer, certificate, hit
+from fact_files import published
 from wherefrom.errors import QueryError
 from wherefrom.query.answer import Answer
 from wherefrom.query.interpretation.explanation import Similarity
@@ -49,7 +50,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> DocumentTable:
     ]
     ones = np.ones(COUNT)
     made.append(documents, np.ones((COUNT, 2), np.float32), norms=ones, tokens=ones.astype(int))
-    return made
+    return published(made, path)
 
 
 @pytest.fixture(scope="module")
