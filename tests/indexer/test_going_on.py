@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,38 @@ class Stop(BaseException):
     """As a kill: no handler of the build sees it coming."""
 
 
-def stopped(path: Path, phase: str, documents: Any = None, **given: Any) -> None:
+def stop_at(phase: str) -> Callable[[str, int, int], None]:
     def progress(name: str, done: int, total: int) -> None:
         if name.startswith(phase):
             raise Stop
 
-    with pytest.raises(Stop):
-        build(path, documents, progress=progress, **given)
+    return progress
+
+
+def build_text(path: Path, documents: Any, model: Any = None, **given: Any) -> wf.Index:
+    objective = wf.CausalLM(tiny_tokenizer())
+    return wf.build(
+        model or tiny_llama(), documents, path, objective=objective, encoder="none", **given
+    )
+
+
+def killed_before_its_swap(path: Path, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replacement that is ready, and no more."""
+
+    def killed(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_put_in_place", killed)
+        with pytest.raises(Stop):
+            build(path, documents, overwrite=True)
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"identity": 1}', "\0"])
 def test_a_plan_that_cannot_be_read_is_left_by_beginning_anew(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "my.index"
-    stopped(path, "encoding")
+    with pytest.raises(Stop):
+        build(path, progress=stop_at("encoding"))
     (path / "work" / "plan.json").write_text(damage)
     with pytest.raises(IntegrityError, match="--no-resume"):
         build(path)
@@ -55,41 +75,48 @@ def test_a_plan_that_cannot_be_read_is_left_by_beginning_anew(tmp_path: Path, da
 
 def test_a_corpus_that_was_damaged_meanwhile_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "my.index"
-    documents = text_documents(8)
-
-    def make(**more: Any) -> wf.Index:
-        objective = wf.CausalLM(tiny_tokenizer())
-        return wf.build(tiny_llama(), documents, path, objective=objective, encoder="none", **more)
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name.startswith("encoding"):
-            raise Stop
-
     with pytest.raises(Stop):
-        make(progress=progress)
+        build_text(path, text_documents(8), progress=stop_at("encoding"))
     corpus = path / "work" / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace("year", "yeer", 1))
     with pytest.raises(IntegrityError, match=r"SHA-256.*--no-resume"):
-        make()
-    assert len(make(resume=False)) == 8
+        build_text(path, text_documents(8))
+    assert len(build_text(path, text_documents(8), resume=False)) == 8
 
 
 def test_an_iterator_of_other_documents_is_not_lost_silently(tmp_path: Path) -> None:
-    def make(documents: Any, **more: Any) -> wf.Index:
-        objective = wf.CausalLM(tiny_tokenizer())
-        return wf.build(
-            tiny_llama(), documents, tmp_path / "i", objective=objective, encoder="none", **more
-        )
-
-    def progress(name: str, done: int, total: int) -> None:
-        if name.startswith("encoding"):
-            raise Stop
-
+    path = tmp_path / "i"
     with pytest.raises(Stop):
-        make(text_documents(8), progress=progress)
+        build_text(path, text_documents(8), progress=stop_at("encoding"))
     with pytest.raises(CorpusError, match="iterator"):
-        make(iter(text_documents(9)))
-    assert len(make(iter(text_documents(8)))) == 8
+        build_text(path, iter(text_documents(9)))
+    assert len(build_text(path, iter(text_documents(8)))) == 8
+
+
+@pytest.mark.parametrize("phase", ["fitting the curvature, pass 2", "encoding"])
+def test_a_build_does_not_go_on_with_another_checkpoint(tmp_path: Path, phase: str) -> None:
+    """Of the same class and shapes: statistics of one model would whiten gradients of another."""
+    path, other = tmp_path / "i", tiny_llama()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.001)
+    with pytest.raises(Stop):
+        build_text(path, text_documents(8), progress=stop_at(phase))
+    with pytest.raises(IndexExistsError, match="model: weights_sha256 was"):
+        build_text(path, text_documents(8), model=other)
+    index = build_text(path, text_documents(8), model=other, overwrite=True)
+    alone = build_text(tmp_path / "alone", text_documents(8), model=other)
+    assert index.vectors().tobytes() == alone.vectors().tobytes()
+
+
+def test_a_build_does_not_go_on_with_other_layers_or_another_objective(tmp_path: Path) -> None:
+    path = tmp_path / "i"
+    with pytest.raises(Stop):
+        build_text(path, text_documents(8), progress=stop_at("encoding"))
+    with pytest.raises(IndexExistsError, match="layers was"):
+        build_text(path, text_documents(8), layers="attention")
+    with pytest.raises(IndexExistsError, match="objective: context was"):
+        build_text(path, text_documents(8), context=7)
+    assert len(build_text(path, text_documents(8))) == 8
 
 
 def test_a_replacement_that_was_ready_does_not_become_another(
@@ -98,14 +125,7 @@ def test_a_replacement_that_was_ready_does_not_become_another(
     """Killed before the swap; then other documents are asked for."""
     path = tmp_path / "my.index"
     build(path)
-
-    def killed(*_: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(workplace, "_put_in_place", killed)
-        with pytest.raises(Stop):
-            build(path, tensors(1, 30), overwrite=True)
+    killed_before_its_swap(path, tensors(1, 30), monkeypatch)
     assert len(wf.open(path, model=mlp((5, 4, 3)).double())) == 24
     index = build(path, tensors(2, 40), overwrite=True)
     assert len(index) == 40
@@ -117,14 +137,7 @@ def test_a_replacement_that_was_ready_is_put_in_place_without_building_it_again(
 ) -> None:
     path = tmp_path / "my.index"
     build(path)
-
-    def killed(*_: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(workplace, "_put_in_place", killed)
-        with pytest.raises(Stop):
-            build(path, tensors(1, 30), overwrite=True)
+    killed_before_its_swap(path, tensors(1, 30), monkeypatch)
     phases: list[str] = []
     index = build(
         path,
