@@ -11,6 +11,7 @@ import pytest
 from cluster import Nodes
 from toy import ToyJob, lines, tasks, toy_job
 
+from wherefrom.cluster import _Stdout
 from wherefrom.errors import CurvatureError, ExecutionError, MissingExtraError, StorageError
 from wherefrom.indexer.executors import make_executor
 from wherefrom.indexer.executors import nodes as machines
@@ -159,7 +160,7 @@ def test_a_node_must_have_the_same_software() -> None:
 
 def test_reports_of_ray_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout
-    stdout = ray_module._Stdout.put_in_place()
+    stdout = _Stdout.put_in_place()
     thread = threading.Thread(target=print, args=["a node died"], name="ray_listen")
     thread.start()
     thread.join()

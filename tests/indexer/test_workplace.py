@@ -222,6 +222,20 @@ def test_what_no_build_makes_is_never_removed(tmp_path: Path) -> None:
     assert (path / "my notes.txt").read_text() == "precious"
 
 
+def test_what_was_put_beside_a_build_that_failed_stays(tmp_path: Path) -> None:
+    path = tmp_path / "my.index"
+
+    def build() -> None:
+        with workplace(path, {}, overwrite=False) as place:
+            plan(place.folder)
+            (path / "my notes.txt").write_text("precious")
+            raise CurvatureError("x")
+
+    with pytest.raises(CurvatureError):
+        build()
+    assert [entry.name for entry in path.iterdir()] == ["my notes.txt"]
+
+
 def test_a_new_index_is_locked_until_its_builder_is_done_with_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch, swap: str
 ) -> None:

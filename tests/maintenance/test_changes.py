@@ -28,7 +28,7 @@ from wherefrom.indexer import workshop
 from wherefrom.maintenance import append as appending
 from wherefrom.maintenance import publication
 from wherefrom.maintenance.delete import compact, delete
-from wherefrom.maintenance.publication import Writer
+from wherefrom.maintenance.writer import Writer
 from wherefrom.store import Manifest, begin_build, state
 from wherefrom.store.lock import writer_lock
 

@@ -174,8 +174,9 @@ def _make(folder: Path) -> None:
 
 
 def _take_back(folder: Path, *, keep: bool) -> None:
+    """Remove what was built; files that somebody put beside it meanwhile stay."""
     _clear(folder)
-    if not keep:
+    if not keep and {entry.name for entry in folder.iterdir()} <= {LOCK_FILE}:
         with storage_errors(folder):
             shutil.rmtree(folder)
 

@@ -37,7 +37,7 @@ from wherefrom.maintenance.changes import (
     sources_gone,
 )
 from wherefrom.maintenance.drift import baseline, compare
-from wherefrom.maintenance.publication import Writer
+from wherefrom.maintenance.writer import Writer
 from wherefrom.query.asker import Asker
 from wherefrom.records import Progress
 from wherefrom.store import DocumentTable, DriftRecord, Manifest, ScanCopy

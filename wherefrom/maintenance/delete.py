@@ -17,7 +17,7 @@ from wherefrom.maintenance.changes import (
     rows_at,
     sources_gone,
 )
-from wherefrom.maintenance.publication import Writer
+from wherefrom.maintenance.writer import Writer
 from wherefrom.maintenance.rewriting import rewrite
 from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
 

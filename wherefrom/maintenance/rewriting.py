@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from wherefrom.maintenance.publication import Writer
+from wherefrom.maintenance.writer import Writer
 from wherefrom.store import DocumentTable, ScanCopy, ScanRecord, StoreRecord
 from wherefrom.store.directory import TABLE_NAME
 

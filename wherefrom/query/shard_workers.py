@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +10,8 @@ from typing import Any
 
 import torch
 
-from wherefrom.errors import ExecutionError, IntegrityError, MissingExtraError, WherefromError
+from wherefrom.cluster import Cluster, first_line
+from wherefrom.errors import ExecutionError, IntegrityError, WherefromError
 from wherefrom.query.sharded import (
     Found,
     OpenScanCopy,
@@ -191,10 +190,8 @@ class RayShards:
     """
 
     def __init__(self, opener: OpenScanCopy, rows: int, workers: int | None) -> None:
-        self._ray = ray = _ray()
-        self._started = not ray.is_initialized()
-        if self._started:
-            _connect(ray, workers)
+        self._cluster = Cluster(workers or 1)
+        self._ray = ray = self._cluster.ray
         self.shards = ranges(rows, workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
         restarts = _DEATHS_ALLOWED - 1
         kind: Any = ray.remote(Shard).options(
@@ -227,9 +224,7 @@ class RayShards:
         actors, self._actors = self._actors, []
         for actor in actors if self._ray.is_initialized() else ():
             self._ray.kill(actor)
-        if self._started:
-            self._started = False
-            self._ray.shutdown()
+        self._cluster.close()
 
     def _open(self) -> None:
         starting = [actor.__ray_ready__.remote() for actor in self._actors]
@@ -254,36 +249,6 @@ class RayShards:
             raise error.cause if isinstance(error.cause, WherefromError) else error from None
         except ray.exceptions.RayActorError as error:
             raise ExecutionError(
-                f"a search actor died {_DEATHS_ALLOWED} times ({_first_line(error)}); see that all "
+                f"a search actor died {_DEATHS_ALLOWED} times ({first_line(error)}); see that all "
                 "nodes have memory for it, or open the index with more workers"
             ) from error
-
-
-def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "executor='ray' needs Ray; install it with: pip install 'wherefrom[ray]'"
-        ) from error
-    return ray
-
-
-def _connect(ray: Any, workers: int | None) -> None:
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not address:
-        room = max(os.cpu_count() or 1, workers or 1)
-        options |= {"address": "local", "num_cpus": room, "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise ExecutionError(
-            f"cannot reach {where} ({_first_line(error)}); start it, or choose executor='processes'"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,16 +7,13 @@ Workers that find no room wait for some while the others go on, so a cluster may
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wherefrom.errors import ExecutionError, MissingExtraError
+from wherefrom.cluster import Cluster, first_line
+from wherefrom.errors import ExecutionError
 from wherefrom.indexer.executors.base import Done, Outcome, Task
 from wherefrom.indexer.executors.nodes import (
     Nonce,
@@ -60,11 +57,9 @@ class RayExecutor:
     def __init__(self, workers: int | None, threads: int) -> None:
         self._wanted = workers
         self._threads = threads
-        self._connected = False
-        self._stdout: _Stdout | None = None
+        self._cluster: Cluster | None = None
         self._job: Job | None = None
         self._crew: _Crew | None = None
-        self._connect()
         self.workers = workers or self._room(gpus=True)
 
     def run(self, job: Job, tasks: Sequence[Task], done: Done) -> None:
@@ -76,7 +71,6 @@ class RayExecutor:
             ExecutionError: A node has other software, or workers died again and again while at the
                 same task.
         """
-        self._connect()
         if job is not self._job or self._crew is None:
             self._dismiss()
             self._job, self._crew = job, self._hire(job)
@@ -89,43 +83,26 @@ class RayExecutor:
     def close(self, *, failed: bool = False) -> None:
         """End the workers, and the cluster if it was started here."""
         self._dismiss()
-        if self._connected:
-            _import_ray().shutdown()
-            self._connected = False
-        if self._stdout is not None:
-            self._stdout.take_away()
-            self._stdout = None
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
 
-    def _connect(self) -> None:
-        ray = _import_ray()
-        if ray.is_initialized():
-            return
-        address = os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not address:
-            room = max(os.cpu_count() or 1, (self._wanted or 1) * self._threads)
-            options |= {"address": "local", "num_cpus": room, "include_dashboard": False}
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            cause = str(error).splitlines()[0]
-            where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-            raise ExecutionError(
-                f"cannot reach {where} ({cause}); start it, or choose executor='processes'"
-            ) from error
-        self._connected = True
-        self._stdout = _Stdout.put_in_place()
+    def _connect(self) -> Any:
+        if self._cluster is None or not self._cluster.ray.is_initialized():
+            self._cluster = Cluster((self._wanted or 1) * self._threads)
+        return self._cluster.ray
 
     def _room(self, *, gpus: bool) -> int:
-        resources = _import_ray().cluster_resources()
+        resources = self._connect().cluster_resources()
         processors = max(1, int(resources.get("CPU", 1)) // self._threads)
         return (int(resources.get("GPU", 0)) if gpus else 0) or processors
 
     def _hire(self, job: Job) -> _Crew:
-        there_are_gpus = _import_ray().cluster_resources().get("GPU", 0) >= 1
+        ray = self._connect()
+        there_are_gpus = ray.cluster_resources().get("GPU", 0) >= 1
         on_gpus = there_are_gpus and job.choice.device != "cpu"
         self.workers = self._wanted or self._room(gpus=on_gpus)
-        return _Crew(job, self.workers, self._threads, gpus=1 if on_gpus else 0)
+        return _Crew(ray, job, self.workers, self._threads, gpus=1 if on_gpus else 0)
 
     def _dismiss(self) -> None:
         crew, self._crew, self._job = self._crew, None, None
@@ -146,8 +123,8 @@ class _Asked:
 class _Crew:
     """The actors of one job, and what each is at."""
 
-    def __init__(self, job: Job, size: int, threads: int, gpus: int) -> None:
-        ray = _import_ray()
+    def __init__(self, ray: Any, job: Job, size: int, threads: int, gpus: int) -> None:
+        self._ray = ray
         self._size = size
         self._needs = f"{threads} free CPU{'s' * (threads > 1)}{' and a free GPU' * gpus}"
         self._kind = ray.remote(_Actor).options(
@@ -195,7 +172,7 @@ class _Crew:
         Raises:
             ExecutionError: There is room for no worker at all.
         """
-        ray = _import_ray()
+        ray = self._ray
         hopeful = any(asked.step != "start" for asked in self._asked.values())
         timeout = None if hopeful else _SECONDS_TO_START
         ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=timeout)
@@ -208,14 +185,14 @@ class _Crew:
 
     def _answer(self, reference: Any, asked: _Asked, waiting: deque[Task]) -> Outcome | None:
         """Take in an answer: of a task its outcome, and what the actor is to do next."""
-        ray = _import_ray()
+        ray = self._ray
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             if isinstance(asked.step, Task):
                 self._idle.append(asked.actor)
             if isinstance(error.cause, ray.exceptions.RayError):
-                cause = str(error.cause).splitlines()[0]
+                cause = first_line(error.cause)
                 raise ExecutionError(
                     f"a node of the Ray cluster cannot read the job ({cause}); install "
                     "the modules of the model and the objective on all nodes"
@@ -242,13 +219,13 @@ class _Crew:
             doing = step if isinstance(step, Task) else "starting and loading the model"
             raise ExecutionError(
                 f"Ray workers died {_DEATHS_ALLOWED} times while {doing} "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); run the same command "
+                f"({type(error).__name__}: {first_line(error)}); run the same command "
                 "again with a smaller --batch-size or on nodes with more memory"
             ) from error
 
     def stop(self) -> None:
         """End the actors that are at work, and wait until they write no more."""
-        ray = _import_ray()
+        ray = self._ray
         if self._asked and ray.is_initialized():
             for asked in self._asked.values():
                 ray.kill(asked.actor)
@@ -257,7 +234,7 @@ class _Crew:
 
     def dismiss(self) -> None:
         """End all actors."""
-        ray = _import_ray()
+        ray = self._ray
         self.stop()
         if ray.is_initialized():
             for actor in self._idle:
@@ -289,44 +266,3 @@ class _Actor:
         if self._workshop is None:
             raise RuntimeError("the actor was asked for a task before it loaded the model")
         return self._workshop.perform(task)
-
-
-class _Stdout:
-    """Standard output without what Ray prints there, which goes to standard error.
-
-    When a node dies, a thread of Ray prints a report, in the midst of a command's JSON.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    @classmethod
-    def put_in_place(cls) -> _Stdout:
-        """Stand in for ``sys.stdout``."""
-        made = cls(sys.stdout)
-        sys.stdout = made
-        return made
-
-    def take_away(self) -> None:
-        """Put back what was there, unless somebody else replaced it since."""
-        if sys.stdout is self:
-            sys.stdout = self._stream
-
-    def write(self, text: str) -> int:
-        """Write, as files do."""
-        of_ray = threading.current_thread().name.startswith("ray_")
-        return int((sys.stderr if of_ray else self._stream).write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported.
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "executor='ray' needs Ray and pylance; pip install 'wherefrom[ray]'"
-        ) from error
-    return ray

@@ -1,4 +1,4 @@
-"""Publication: how a finished index goes from one state to the next, all at once.
+"""The writer of a finished index: how it goes from one state to the next, all at once.
 
 What is published is what ``manifest.json`` says. A writer makes what is new beside what is
 published, under names that no manifest knows yet, and replaces the manifest when all of it is
