@@ -167,7 +167,9 @@ def test_what_does_not_fit_is_refused_with_its_size(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, 1000)
-    with pytest.raises(CurvatureError, match=r"would need \d+\.\d GiB of memory, more than the"):
+    with pytest.raises(
+        CurvatureError, match=r"would need [1-9].* of memory, more than the"
+    ):
         make_curvature(kind).fit(pairs(case_of("mlp-bias"), "empirical"), documents=8)
 
 
@@ -241,7 +243,7 @@ def test_half_of_the_memory_is_allowed() -> None:
     total = memory._limit(torch.device("cpu"))
     assert 1 << 26 < total < 1 << 45
     memory.require_memory(total, "this", "do that", torch.device("cpu"))
-    with pytest.raises(CurvatureError, match=r"this would need .* GiB allowed here; do that"):
+    with pytest.raises(CurvatureError, match=r"this would need [1-9].* allowed here; do that"):
         memory.require_memory(total + 1, "this", "do that", torch.device("cpu"))
 
 

@@ -137,7 +137,9 @@ def test_a_bound_needs_a_folder_and_room_for_one_layer(tmp_path: Path) -> None:
     recipe = make_curvature("ekfac")
     with pytest.raises(CurvatureError, match="a bound on memory needs a folder"):
         recipe.begin(layers, memory=1 << 20)
-    with pytest.raises(CurvatureError, match=r"layer '.' .* needs at least .* MiB of memory, more"):
+    with pytest.raises(
+        CurvatureError, match=r"layer '.' .* needs at least [1-9].* memory, more"
+    ):
         recipe.begin(layers, memory=100, folder=tmp_path)
 
 
@@ -204,7 +206,10 @@ def test_blocks_are_stored_and_read(kind: str, tmp_path: Path) -> None:
 def test_what_is_not_gathered_in_parts_keeps_to_the_bound_too(kind: str, tmp_path: Path) -> None:
     case = case_of("mlp-bias")
     source = pairs(case, "empirical")
-    with pytest.raises(CurvatureError, match=r"GiB of memory, more than the 0\.0 GiB allowed here"):
+    with pytest.raises(
+        CurvatureError,
+        match=r"[1-9].* of memory, more than the 1000 bytes allowed",
+    ):
         make_curvature(kind).fit(source, documents=8, memory=1000, folder=tmp_path)
     fitted = make_curvature(kind).fit(source, documents=8, memory=1 << 24, folder=tmp_path)
     assert_same_bits(fitted.state(), make_curvature(kind).fit(source).state())

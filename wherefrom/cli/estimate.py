@@ -13,8 +13,6 @@ __all__ = ["ESTIMATE_SCHEMA", "tell_estimate"]
 
 ESTIMATE_SCHEMA = "wherefrom-estimate/1"
 
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
-
 
 def tell_estimate(index: Path, found: Estimate, *, as_json: bool, quiet: bool) -> None:
     """Print an estimate: one JSON object, or a list.
@@ -35,28 +33,23 @@ def tell_estimate(index: Path, found: Estimate, *, as_json: bool, quiet: bool) -
 
 
 def _facts(found: Estimate) -> Iterator[tuple[str, object]]:
+    from wherefrom.cli.render import readable_size
+
     yield "documents", f"{found.documents:,} of about {found.tokens:,} scored tokens"
     yield "measured on", f"{found.sample:,} of them, on this machine as busy as it is"
     workers = "" if found.workers == 1 else f", {found.workers} at once"
     yield "time", f"{_duration(found.total_seconds)}{workers}"
     for phase, seconds in found.seconds.items():
-        yield f"  {phase}", _duration(seconds)
-    yield "index on disk", _size(found.index_bytes)
+        yield f"· {phase}", _duration(seconds)
+    yield "index on disk", readable_size(found.index_bytes)
     for part, size in found.disk.items():
-        yield (f"  {part}" if part != "work" else "beside it meanwhile"), _size(size)
-    yield "memory of a worker", _size(found.peak_memory)
+        yield (f"· {part}" if part != "work" else "beside it meanwhile"), readable_size(size)
+    yield "memory of a worker", readable_size(found.peak_memory)
     for part, size in found.memory.items():
-        yield f"  {part}", _size(size)
+        yield f"· {part}", readable_size(size)
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _size(number: float) -> str:
-    unit = 0
-    while number >= 1000 and unit < len(_UNITS) - 1:
-        number, unit = number / 1000, unit + 1
-    return f"{number:.0f} bytes" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"

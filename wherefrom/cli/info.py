@@ -76,6 +76,7 @@ def _bytes_on_disk(index: Path) -> int:
 def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
     """What a reader wants to know, most important first."""
     from wherefrom.cli.encoders import encoder_facts
+    from wherefrom.cli.render import readable_size
 
     model, corpus = manifest.model, manifest.corpus
     versions = manifest.versions
@@ -99,7 +100,7 @@ def _facts(manifest: Manifest, size: int) -> list[tuple[str, object]]:
         *_background(manifest),
         *_exact_scores(manifest),
         *_accelerators(manifest),
-        ("size on disk", _readable_size(size)),
+        ("size on disk", readable_size(size)),
         ("created", manifest.created),
         *_history(manifest),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -204,13 +205,3 @@ def _history(manifest: Manifest) -> list[tuple[str, object]]:
         facts.append((f"  {change.generation:,}", told))
         facts += [("  warning", warning) for warning in change.warnings]
     return facts
-
-
-def _readable_size(size: int) -> str:
-    """Decimal units, as disks are sold and as `du --si` counts."""
-    amount, unit = float(size), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{size:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"

@@ -49,7 +49,7 @@ from wherefrom.query.wording import (
 )
 from wherefrom.records import Hit
 
-__all__ = ["answer_table", "emit_json", "print_facts", "terminal"]
+__all__ = ["answer_table", "emit_json", "print_facts", "readable_size", "terminal"]
 
 _LINES = 2
 """Of a question, marked, at most."""
@@ -90,6 +90,16 @@ def print_facts(facts: Iterable[tuple[str, object]], console: Console) -> None:
     for label, value in lines:
         padding = " " * (width - cell_len(label) + 2)
         console.print(Text.assemble((label + padding, "dim"), value), soft_wrap=True)
+
+
+def readable_size(size: int) -> str:
+    """Decimal units, as disks are sold and as `du --si` counts."""
+    amount, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{size:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
 def _fact(value: object) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wherefrom.errors import CurvatureError
 
-__all__ = ["Room", "require_memory"]
+__all__ = ["Room", "amount", "require_memory"]
 
 _SHARE = 0.5
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
@@ -84,6 +84,14 @@ def require_memory(
     limit = _limit(device) if bound is None else bound
     if needed > limit:
         raise CurvatureError(
-            f"{what} would need {needed / 2**30:.1f} GiB of memory, more than the "
-            f"{limit / 2**30:.1f} GiB allowed here; {remedy}"
+            f"{what} would need {amount(needed)} of memory, more than the {amount(limit)} allowed "
+            f"here; {remedy}"
         )
+
+
+def amount(number: int) -> str:
+    """So many bytes, in the largest unit that leaves a digit before the point."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if number >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number} bytes"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wherefrom.curvature.memory import Room
+from wherefrom.curvature.memory import Room, amount
 from wherefrom.curvature.moments import BlockMoments
 from wherefrom.errors import CurvatureError
 from wherefrom.gradients.layers import Layer
@@ -117,6 +117,6 @@ def _too_little(layer: Layer, needed: int, memory: int) -> CurvatureError:
     d_out, d_in = layer.shape
     return CurvatureError(
         f"the curvature of layer {layer.name!r} ({d_out:,} outputs, {d_in:,} inputs) needs at "
-        f"least {needed / 2**20:,.1f} MiB of memory, more than the {memory / 2**20:,.1f} MiB "
-        "allowed; allow more, or leave the layer out"
+        f"least {amount(needed)} of memory, more than the {amount(memory)} allowed; allow more, or "
+        "leave the layer out"
     )

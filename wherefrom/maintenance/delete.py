@@ -17,8 +17,8 @@ from wherefrom.maintenance.changes import (
     rows_at,
     sources_gone,
 )
-from wherefrom.maintenance.writer import Writer
 from wherefrom.maintenance.rewriting import rewrite
+from wherefrom.maintenance.writer import Writer
 from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
 
 __all__ = ["compact", "delete", "named_documents"]

@@ -11,8 +11,8 @@ from wherefrom.indexer.planning import Documents
 from wherefrom.maintenance import delete as deleting
 from wherefrom.maintenance.append import Appending
 from wherefrom.maintenance.changes import Change
-from wherefrom.maintenance.writer import Writer
 from wherefrom.maintenance.verification import Verification, verify_open
+from wherefrom.maintenance.writer import Writer
 from wherefrom.query.searcher import Searcher
 from wherefrom.records import Progress
 from wherefrom.store import Where

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from wherefrom.errors import MissingExtraError
 from wherefrom.maintenance.changes import Contents, content_digest
 from wherefrom.maintenance.inspection import HINT, Problem, hint
-from wherefrom.maintenance.writer import Writer
 from wherefrom.maintenance.rewriting import rewrite
+from wherefrom.maintenance.writer import Writer
 from wherefrom.records import Progress
 from wherefrom.store import (
     AcceleratorRecord,
