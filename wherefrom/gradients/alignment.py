@@ -28,9 +28,9 @@ __all__ = ["AlignedTokens", "align"]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
-_AT_ONCE = 1 << 22
-"""Characters that go through the tokenizer at once, which takes about 200 bytes for each; far more
-than any context holds."""
+_AT_ONCE = 1 << 20
+"""Characters that go through the tokenizer at once, which takes about 250 bytes for each and does
+not give them back; more than any context holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
