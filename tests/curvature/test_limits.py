@@ -167,9 +167,7 @@ def test_what_does_not_fit_is_refused_with_its_size(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, 1000)
-    with pytest.raises(
-        CurvatureError, match=r"would need [1-9].* of memory, more than the"
-    ):
+    with pytest.raises(CurvatureError, match=r"would need [1-9].* of memory, more than the"):
         make_curvature(kind).fit(pairs(case_of("mlp-bias"), "empirical"), documents=8)
 
 

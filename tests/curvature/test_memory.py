@@ -137,9 +137,7 @@ def test_a_bound_needs_a_folder_and_room_for_one_layer(tmp_path: Path) -> None:
     recipe = make_curvature("ekfac")
     with pytest.raises(CurvatureError, match="a bound on memory needs a folder"):
         recipe.begin(layers, memory=1 << 20)
-    with pytest.raises(
-        CurvatureError, match=r"layer '.' .* needs at least [1-9].* memory, more"
-    ):
+    with pytest.raises(CurvatureError, match=r"layer '.' .* needs at least [1-9].* memory, more"):
         recipe.begin(layers, memory=100, folder=tmp_path)
 
 
