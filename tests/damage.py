@@ -30,16 +30,20 @@ class Damage:
     @contextmanager
     def done(self, folder: Path) -> Iterator[None]:
         """The damage is there while the block runs."""
-        path = folder / self.file
-        whole = path.read_bytes()
-        if self.kind == "missing":
-            path.unlink()
-        else:
-            _put(path, self._damaged(whole))
+        whole = (folder / self.file).read_bytes()
+        self.do(folder)
         try:
             yield
         finally:
-            _put(path, whole)
+            _put(folder / self.file, whole)
+
+    def do(self, folder: Path) -> None:
+        """Damage the file for good."""
+        path = folder / self.file
+        if self.kind == "missing":
+            path.unlink()
+        else:
+            _put(path, self._damaged(path.read_bytes()))
 
     def _damaged(self, whole: bytes) -> bytes:
         if self.kind == "cut":

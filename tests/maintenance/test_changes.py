@@ -26,7 +26,7 @@ from wherefrom.errors import (
 )
 from wherefrom.indexer import workshop
 from wherefrom.maintenance import append as appending
-from wherefrom.maintenance import publication
+from wherefrom.maintenance import writer as writing
 from wherefrom.maintenance.delete import compact, delete
 from wherefrom.maintenance.writer import Writer
 from wherefrom.store import Manifest, begin_build, state
@@ -433,14 +433,14 @@ def test_an_index_that_was_replaced_goes_with_the_next_change(
     if role == "replaced":
         (left / "work").mkdir()  # Of an append to it that was interrupted.
     with monkeypatch.context() as patch:
-        remove = publication._remove
+        remove = writing._remove
 
         def killed(entry: Path) -> None:
             if entry.parent == left and entry.name == "encoder.safetensors":
                 raise KeyboardInterrupt
             remove(entry)
 
-        patch.setattr(publication, "_remove", killed)
+        patch.setattr(writing, "_remove", killed)
         with pytest.raises(KeyboardInterrupt):
             delete(path, [IDS[0]])
     assert state(left) == "finished"

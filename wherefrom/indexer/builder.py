@@ -222,6 +222,11 @@ class IndexBuilder:
             # What a writer or a worker that was killed left in the table's directory goes.
             table.clean()
             work.write(COMMITTED, Committed(table_version=table.sync(), rows=len(table)))
+        if len(table) != len(source):
+            raise IntegrityError(
+                f"{table.path} holds {len(table):,} rows of {len(source):,} documents; begin anew "
+                "with --no-resume (resume=False)"
+            )
         stored = table.seal()
         tokens = sum(int(rows.tokens.sum()) for rows in table.batches(BLOCK))
         measured = self._measure(workshop, table, tokens)

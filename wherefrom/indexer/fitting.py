@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from safetensors.torch import load_file
-
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.curvature.kinds import curvature_from_state
 from wherefrom.errors import IntegrityError
 from wherefrom.indexer.counting import Counter
 from wherefrom.indexer.executors.base import Executor, Task
 from wherefrom.indexer.job import Job
-from wherefrom.indexer.ledger import CURVATURE, CURVATURE_FILE, Work, save_tensors
+from wherefrom.indexer.ledger import CURVATURE, CURVATURE_FILE, Work
 from wherefrom.indexer.plan import Plan, Tree
 from wherefrom.indexer.provenance import curvature_record
+from wherefrom.indexer.sealed import load_tensors, save_tensors
 from wherefrom.indexer.workshop import Workshop
 from wherefrom.records import Progress
 from wherefrom.store import CurvatureRecord
@@ -49,8 +48,14 @@ def fit_curvature(
             notes += _pass(executor, job, workshop, number, progress)
     record = work.read(CURVATURE, CurvatureRecord)
     if record is None:
-        raise IntegrityError(f"{work.file(CURVATURE)} is missing; build the index again")
-    tensors = load_file(work.file(CURVATURE_FILE), device=str(workshop.extractor.device))
+        raise IntegrityError(
+            f"{work.file(CURVATURE)} is missing; begin anew with --no-resume (resume=False)"
+        )
+    tensors = load_tensors(
+        work.file(CURVATURE_FILE),
+        workshop.extractor.device,
+        "remove it and run the same command again, which fits anew",
+    )
     curvature = curvature_from_state(
         record.kind,
         workshop.extractor.layers,

@@ -1,7 +1,8 @@
 """The ledger of a build: its work folder, in which every finished piece of work is a durable file.
 
 Whatever is there under its name is whole, because files are written elsewhere, made durable and
-moved into place; so a build that was interrupted goes on with what is not there yet::
+moved into place; so a build that was interrupted goes on with what is not there yet. Each holds or
+is named with a digest, so what was damaged meanwhile is not gone on with::
 
     work/plan.json              what is built, and how it is divided
     work/corpus.*               the documents
@@ -19,18 +20,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from wherefrom.errors import IntegrityError
 from wherefrom.indexer.executors.base import Task
-from wherefrom.store import storage_errors, write_atomically, write_bytes_atomically
-from wherefrom.store.directory import json_bytes, read_json
+from wherefrom.indexer.sealed import load_fields, save_fields
+from wherefrom.store import storage_errors
 from wherefrom.store.durable import fsync_directory
 from wherefrom.store.manifest_parts import (
     BackgroundRecord,
@@ -51,7 +49,6 @@ __all__ = [
     "EncoderPlan",
     "Measured",
     "Work",
-    "save_tensors",
 ]
 
 WORK_DIRECTORY = "work"
@@ -135,7 +132,7 @@ class Work:
         if not path.exists():
             return None
         try:
-            return kind.model_validate(read_json(path))
+            return kind.model_validate(load_fields(path))
         except ValidationError as error:
             raise IntegrityError(
                 f"{path} is damaged; begin anew with --no-resume (resume=False)"
@@ -147,7 +144,7 @@ class Work:
         Raises:
             StorageError: The disk refuses.
         """
-        write_bytes_atomically(self.file(name), json_bytes(record.model_dump(mode="json")))
+        save_fields(self.file(name), record.model_dump(mode="json"))
 
     def task_file(self, task: Task) -> Path:
         """The file that a task leaves."""
@@ -208,12 +205,3 @@ class Work:
             if self.path.exists():
                 shutil.rmtree(self.path)
                 fsync_directory(self.path.parent)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, durably.
-
-    Raises:
-        StorageError: The disk refuses.
-    """
-    write_atomically(path, lambda temporary: save_file(dict(tensors), temporary))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,19 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wherefrom.errors import CorpusError, IntegrityError
+from wherefrom.errors import CorpusError
 from wherefrom.gradients.batches import document_key
 from wherefrom.gradients.counter import key_of, uniforms
 from wherefrom.gradients.examples import Examples, TensorExamples, TextExamples
 from wherefrom.gradients.objectives import TextObjective
 from wherefrom.indexer.corpus import Corpus
+from wherefrom.indexer.sealed import load_tensors, save_tensors
 from wherefrom.records import Document
-from wherefrom.store import InputRecord, write_atomically
+from wherefrom.store import InputRecord
 
 if TYPE_CHECKING:
     from wherefrom.store.manifest_parts import ColumnType
 
 __all__ = [
+    "EXAMPLES_FILE",
     "Shard",
     "Source",
     "TensorSource",
@@ -37,6 +39,8 @@ __all__ = [
     "sample_size",
     "stamp",
 ]
+
+EXAMPLES_FILE = "examples.safetensors"
 
 
 class Shard(Protocol):
@@ -156,6 +160,8 @@ class TensorSource:
         self.inputs: InputRecord | None = InputRecord.of(self._inputs, self._targets)
         digest = hashlib.sha256(self._inputs.tobytes())
         digest.update(self._targets.tobytes())
+        if names is not None:
+            digest.update(_name_bytes(names))
         self.content_sha256 = digest.hexdigest()
 
     def _name(self, position: int) -> str:
@@ -185,18 +191,23 @@ class TensorSource:
             yield self.part(wanted[start : start + size])
 
     def save(self, directory: Path) -> None:
-        """Write the tensors to files, for :meth:`saved`.
+        """Write the tensors to a file, for :meth:`saved`.
 
         Raises:
             StorageError: The disk refuses.
         """
-        named = [("inputs", self._inputs), ("targets", self._targets)]
+        path = directory / EXAMPLES_FILE
+        if path.exists():
+            return
+        tensors = {
+            "inputs": torch.from_numpy(self._inputs),
+            "targets": torch.from_numpy(self._targets),
+        }
         if self._names is not None:
-            named.append(("names", np.array(self._names, np.str_)))
-        for name, values in named:
-            path = directory / f"{name}.npy"
-            if not path.exists():
-                write_atomically(path, partial(_save_array, values))
+            tensors["names"] = torch.frombuffer(
+                bytearray(_name_bytes(self._names)), dtype=torch.uint8
+            )
+        save_tensors(path, tensors)
 
     @classmethod
     def saved(cls, directory: Path) -> TensorSource:
@@ -205,24 +216,20 @@ class TensorSource:
         Raises:
             IntegrityError: They are missing or damaged.
         """
-        try:
-            parts = [
-                np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("inputs", "targets")
-            ]
-            file = directory / "names.npy"
-            names = np.load(file, allow_pickle=False).tolist() if file.exists() else None
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{directory}: the tensors cannot be read ({error}); begin anew with "
-                "--no-resume (resume=False)"
-            ) from error
-        return cls(tuple(torch.from_numpy(np.array(part)) for part in parts), names)
+        stored = load_tensors(
+            directory / EXAMPLES_FILE,
+            torch.device("cpu"),
+            "begin anew with --no-resume (resume=False)",
+        )
+        names = stored.get("names")
+        return cls(
+            (stored["inputs"], stored["targets"]),
+            None if names is None else json.loads(names.numpy().tobytes()),
+        )
 
 
-def _save_array(values: NDArray[Any], path: Path) -> None:
-    with open(path, "wb") as file:  # np.save adds an ending to the names of files it opens itself
-        np.save(file, values, allow_pickle=False)
+def _name_bytes(names: Sequence[str]) -> bytes:
+    return json.dumps(list(names)).encode()
 
 
 def sample(source: Source, wanted: int | float | None, seed: int) -> NDArray[np.bool_] | None:

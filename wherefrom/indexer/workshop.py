@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from wherefrom.curvature.fitted import Curvature, Fit, Statistics
@@ -29,10 +27,12 @@ from wherefrom.gradients.objectives import TextObjective
 from wherefrom.indexer.corpus import Corpus
 from wherefrom.indexer.executors.base import Outcome, Task
 from wherefrom.indexer.job import Prepared
-from wherefrom.indexer.ledger import ENCODER, EncoderPlan, Work, save_tensors
+from wherefrom.indexer.ledger import ENCODER, EncoderPlan, Work
 from wherefrom.indexer.plan import PLAN, Plan, Tree, blocks
 from wherefrom.indexer.room import Room
+from wherefrom.indexer.sealed import load_tensors, save_tensors
 from wherefrom.indexer.sources import Source, TensorSource, TextSource, sample
+from wherefrom.store.digests import file_sha256
 from wherefrom.store.directory import TABLE_DIRECTORY
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.quantise import quantise
@@ -164,10 +164,19 @@ class Workshop:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """It, fitted."""
-        chosen = self.encoder_plan
+        """It, fitted.
+
+        Raises:
+            IntegrityError: Its file is missing or damaged.
+        """
+        chosen, path = self.encoder_plan, self.folder / ENCODER_FILE
+        if not path.is_file() or file_sha256(path) != chosen.encoder.file_sha256:
+            raise IntegrityError(
+                f"{path} is missing or differs from its SHA-256; begin a build anew with "
+                "--no-resume (resume=False), fetch a finished index from its backup"
+            )
         return load_encoder(
-            self.folder / ENCODER_FILE,
+            path,
             self.extractor.layers,
             kind=chosen.curvature.kind,
             damping=chosen.curvature.damping,
@@ -275,12 +284,8 @@ class Workshop:
                 yield batch
 
     def _tensors(self, path: Path) -> dict[str, Tensor]:
-        try:
-            return load_file(path, device=str(self.extractor.device))
-        except (OSError, SafetensorError) as error:
-            raise IntegrityError(
-                f"{path} cannot be read ({error}); remove it and run the same command again"
-            ) from error
+        remedy = "remove it and run the same command again, which makes it anew"
+        return load_tensors(path, self.extractor.device, remedy)
 
 
 @contextmanager

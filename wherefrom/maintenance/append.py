@@ -25,7 +25,7 @@ from wherefrom.indexer.ledger import COMMITTED, ENCODER, Committed, EncoderPlan,
 from wherefrom.indexer.plan import PLAN, CorpusPlan, Plan, encode_shard_size
 from wherefrom.indexer.planning import Documents, are_tensors
 from wherefrom.indexer.provenance import versions
-from wherefrom.indexer.sources import Source, TensorSource
+from wherefrom.indexer.sources import EXAMPLES_FILE, Source, TensorSource
 from wherefrom.indexer.workshop import Workshop, torch_threads
 from wherefrom.maintenance.arrivals import Arrivals, examples, texts
 from wherefrom.maintenance.changes import (
@@ -49,7 +49,7 @@ _EXECUTORS = ("serial", "processes", "ray")
 
 _ROWS_AT_ONCE = 1024
 _BATCH_OF_TEXTS, _BATCH_OF_TENSORS = 32, 256
-_PARTS = ("encode", COMMITTED, ENCODER, "inputs.npy", "targets.npy", "names.npy")
+_PARTS = ("encode", COMMITTED, ENCODER, EXAMPLES_FILE)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,12 @@ class Appending:
         else:
             writer.require_some_left(len(replaced))
             table = DocumentTable.open(writer.folder, manifest, write=True)
+        arrived = 0 if arrivals.source is None else len(arrivals.source)
+        if len(table) != manifest.store.rows + arrived:
+            raise IntegrityError(
+                f"{table.path} holds {len(table):,} rows, not {manifest.store.rows:,} and "
+                f"{arrived:,} new ones; fetch the index from its backup"
+            )
         table.delete(replaced)
         first = manifest.store.rows - len(replaced)
         added, norms, tokens = Contents(), [np.empty(0)], [np.empty(0, np.int32)]

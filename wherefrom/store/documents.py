@@ -23,7 +23,14 @@ from wherefrom.records import Bits, Document
 from wherefrom.store.directory import SCAN_DIRECTORY, TABLE_NAME
 from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.facts import FACTS_FILE, Facts
-from wherefrom.store.lance import at_version, clean_table, connect, open_table, reading, table_files
+from wherefrom.store.lance import (
+    at_version,
+    clean_table,
+    connect,
+    open_table,
+    table_errors,
+    table_files,
+)
 from wherefrom.store.layout import TableLayout
 from wherefrom.store.live_rows import LiveRows
 from wherefrom.store.location import Database, Location
@@ -125,7 +132,7 @@ class DocumentTable:
         """
         path = Path(index_dir, f"{TABLE_NAME}.lance")
         table = at_version(Database(os.fspath(index_dir)), TABLE_NAME, version)
-        with reading(path):
+        with table_errors(path):
             rows, schema = table.count_rows(), table.schema
         if not schema.equals(layout.schema):
             raise IntegrityError(
@@ -163,7 +170,7 @@ class DocumentTable:
         place = database.table(recorded.table)
         layout = TableLayout(manifest.metadata, encoder.dimension, encoder.bits, manifest.inputs)
         table = open_table(database, recorded.table, recorded.table_version)
-        with reading(place):
+        with table_errors(place):
             rows, names = table.count_rows(), table.schema.names
         if rows != recorded.rows or names != layout.schema.names:
             raise IntegrityError(
@@ -235,6 +242,7 @@ class DocumentTable:
             batches: Rows as :meth:`TableLayout.encode` makes them.
 
         Raises:
+            IntegrityError: The table is damaged.
             StorageError: The disk refuses.
             ValueError: They are not the rows that come next.
         """
@@ -245,7 +253,7 @@ class DocumentTable:
             raise ValueError(f"{self.path} was opened to be read")
         if not np.array_equal(np.concatenate([due[:0], *numbers]), due):
             raise ValueError(f"{self.path}: rows {first} to {first + count - 1} are due")
-        with storage_errors(self.path):
+        with table_errors(self.path):
             self._table.add(pa.Table.from_batches(batches, schema=self.layout.schema))
         self.live = self.live.followed_by(count)
 
@@ -258,6 +266,7 @@ class DocumentTable:
             ordinals: Positions in the index, each once, [n].
 
         Raises:
+            IntegrityError: The table is damaged.
             StorageError: The disk refuses.
             ValueError: The table was opened to be read.
         """
@@ -267,7 +276,7 @@ class DocumentTable:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         ranges = [f"(row >= {run[0]} AND row <= {run[-1]})" for run in runs]
         for start in range(0, len(ranges), _RANGES_PER_DELETE):
-            with storage_errors(self.path):
+            with table_errors(self.path):
                 self._table.delete(" OR ".join(ranges[start : start + _RANGES_PER_DELETE]))
         self.live = self.live.without(rows)
 
@@ -289,7 +298,7 @@ class DocumentTable:
         Raises:
             StorageError: The disk refuses.
         """
-        with storage_errors(self.path):
+        with table_errors(self.path):
             cast("Any", self._table).checkout_latest()
         self.live = self.live.followed_by(next_row - self.live.total)
 
@@ -382,7 +391,7 @@ class DocumentTable:
         schema = self.layout.schema
         if not len(ordinals):
             return StoredRows(pa.RecordBatch.from_pylist([], schema=schema), self.layout, ordinals)
-        with reading(self._place):
+        with table_errors(self._place):
             taken = self._table.take_offsets(ordinals.tolist()).select(schema.names).to_arrow()
             batch = taken.select(schema.names).combine_chunks().to_batches()[0]
         rows = StoredRows(batch, self.layout, ordinals)

@@ -27,7 +27,7 @@ __all__ = [
     "clean_table",
     "connect",
     "open_table",
-    "reading",
+    "table_errors",
     "table_files",
     "version_name",
 ]
@@ -56,7 +56,7 @@ def open_table(database: Database, name: str, version: int | None) -> LanceTable
         StorageError: The disk refuses.
     """
     _require_own_data(database, name, version)
-    with reading(database.table(name)):
+    with table_errors(database.table(name)):
         table = cast("LanceTable", connect(database).open_table(name))
         if version is not None:
             table.checkout(version)
@@ -72,20 +72,20 @@ def at_version(database: Database, name: str, version: int | None) -> LanceTable
     """
     table = open_table(database, name, None)
     if version is not None and table.version != version:
-        with reading(database.table(name)):
+        with table_errors(database.table(name)):
             table.restore(version)
     return table
 
 
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def table_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what LanceDB raises over missing or damaged files into one-line errors.
 
     Args:
         path: The table's directory or URL; named in the error.
 
     Raises:
-        IntegrityError: The table cannot be read.
+        IntegrityError: The table cannot be used.
         StorageError: The disk refuses, or object storage does.
     """
     place = Location(path)
@@ -93,7 +93,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         with refused:
             yield
-    except (IntegrityError, StorageError):
+    except (IntegrityError, StorageError, MemoryError):
         raise
     except Exception as error:  # damaged metadata make Lance's Rust panic, an error of its own kind
         if not place.remote and not os.path.exists(path):
@@ -111,9 +111,10 @@ def clean_table(table: LanceTable, path: Path) -> None:
     """Remove what only earlier versions of a table need, and what a killed writer left of it.
 
     Raises:
+        IntegrityError: The table is damaged.
         StorageError: The disk refuses.
     """
-    with storage_errors(path), warnings.catch_warnings():
+    with table_errors(path), warnings.catch_warnings():
         # Compacting makes two versions in no time: any age but none would leave one of them.
         warnings.simplefilter("ignore", UserWarning)
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)

@@ -43,8 +43,16 @@ class StoredRows:
         """Check every row against its digest.
 
         Raises:
-            IntegrityError: A row differs; the first such document is named.
+            IntegrityError: A row differs; the first such document is named if that can be read.
         """
+        try:
+            # What is made of damaged files may point outside of itself: before anything reads it.
+            self.batch.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise IntegrityError(
+                f"stored rows are damaged ({str(error).splitlines()[0]}); restore the index from "
+                "a copy or build it again"
+            ) from error
         covered = self.batch.select(self.layout.schema.names[:-1])
         stored = self.batch.column("digest").to_pylist()
         for i, (expected, digest) in enumerate(zip(stored, row_digests(covered), strict=True)):

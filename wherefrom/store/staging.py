@@ -56,7 +56,8 @@ def read_staged(paths: Sequence[Path], layout: TableLayout) -> Iterator[pa.Recor
         try:
             with storage_errors(path), pa.OSFile(os.fspath(path)) as file:
                 table = pa.ipc.open_file(file).read_all()
-        except pa.ArrowInvalid as error:
+        # Of what fails in a damaged file's structure, Arrow calls some plain OSErrors.
+        except (pa.ArrowException, OSError) as error:
             raise _damaged(path, str(error).splitlines()[0]) from error
         if not table.schema.equals(layout.schema):
             raise _damaged(path, "it has other columns")
