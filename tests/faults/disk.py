@@ -22,7 +22,7 @@ from lancedb.table import LanceTable
 from wherefrom.indexer.executors.base import Outcome, Task
 from wherefrom.indexer.workshop import Workshop
 
-__all__ = ["Disk", "after_power_cut"]
+__all__ = ["Disk", "after_power_cut", "all_durable"]
 
 _TABLE_METHODS = ("add", "set_unenforced_primary_key", "delete", "optimize", "restore")
 _NOBODY = 65534
@@ -163,6 +163,17 @@ class Disk:
             return commit
 
         return wrap
+
+
+def all_durable(root: Path, journal: Path) -> None:
+    """Note that all that is there now is durable."""
+    for parent, _, names in os.walk(root):
+        for path in (parent, *(os.path.join(parent, name) for name in names)):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                _note(journal, handle, path)
+            finally:
+                os.close(handle)
 
 
 def _note(journal: Path, handle: int, path: str) -> None:

@@ -16,10 +16,11 @@ from hostile import ask, fields_of, harmless, publish, with_base_path
 
 import wherefrom as wf
 from wherefrom.errors import IntegrityError
-from wherefrom.store.boundary import require_no_bases, require_own_data
+from wherefrom.store.boundary import require_no_bases
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.live_rows import LiveRows
 from wherefrom.store.state_parts import DeletedRecord, StoreRecord
+from wherefrom.store.versions import require_own_data
 
 CHILD = Path(__file__).with_name("watched.py")
 
@@ -75,7 +76,7 @@ def test_lance_would_read_data_elsewhere(tmp_path: Path) -> None:
     )
     assert lancedb.connect(str(tmp_path / "in")).open_table("t").count_rows() == 2
     with pytest.raises(IntegrityError, match="names data outside the index"):
-        require_own_data(tmp_path / "in" / "t.lance")
+        require_own_data(tmp_path / "in" / "t.lance", None)
 
 
 def test_versions_that_are_none_are_refused(built: Path) -> None:

@@ -64,6 +64,9 @@ from wherefrom.store import (
     state,
     write_atomically,
 )
+from wherefrom.store.directory import TABLE_DIRECTORY
+from wherefrom.store.lance import drop_table
+from wherefrom.store.versions import discard_torn
 
 __all__ = ["IndexBuilder"]
 
@@ -308,7 +311,7 @@ class IndexBuilder:
         folder, work = workshop.folder, workshop.work
         committed = work.read(COMMITTED, Committed)
         if committed is None:
-            DocumentTable.drop(folder)
+            drop_table(folder / TABLE_DIRECTORY)
             table = DocumentTable.create(
                 folder,
                 metadata=workshop.source.metadata,
@@ -318,6 +321,7 @@ class IndexBuilder:
             )
             work.write(COMMITTED, Committed(table_version=table.sync(), rows=0))
             return table
+        discard_torn(folder / TABLE_DIRECTORY, committed.table_version)
         try:
             return DocumentTable.resume(folder, workshop.layout, committed.table_version)
         except IntegrityError:

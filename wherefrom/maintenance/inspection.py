@@ -14,7 +14,6 @@ not grow with the documents. What is compared with what:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,9 +40,9 @@ from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
 from wherefrom.store.facts import Facts
 from wherefrom.store.lock import LOCK_FILE
 from wherefrom.store.segments import scan_columns
+from wherefrom.store.versions import HINT, hint, torn_versions
 
 __all__ = [
-    "HINT",
     "MOST_NAMED",
     "REPAIR",
     "RESTORE",
@@ -51,7 +50,6 @@ __all__ = [
     "Problem",
     "ProblemKind",
     "cause",
-    "hint",
 ]
 
 ProblemKind = Literal[
@@ -65,10 +63,6 @@ RESTORE = "restore the index from a copy, or build it again"
 REPAIR = "make it again with wherefrom verify --repair"
 """Remedies: what cannot be made again, and what can."""
 
-HINT = "_versions/latest_version_hint.json"
-"""Lance's note of its newest version."""
-
-_LAST_VERSION = 2**64 - 1
 _ENTRIES_PER_READ = 1 << 22
 _ROWS_PER_READ = 1024
 _LISTED = 5
@@ -114,6 +108,7 @@ class Inspection:
         self.damaged: list[int] = []
         self.table: DocumentTable | None = None
         self._progress = progress
+        self._torn = False
 
     def files(self) -> None:
         """Compare the files that the manifest names with their digests; note any others."""
@@ -140,8 +135,10 @@ class Inspection:
         self._progress("comparing files with their digests", len(named), len(named))
         self.checked["files"] = len(named)
         self._check_hint()
+        self._check_versions()
         known = {MANIFEST_FILE, BUILD_FILE, LOCK_FILE, f"{self._table}/{HINT}"}
-        if others := sorted(held - named.keys() - known):
+        torn = {problem.where for problem in self.problems}
+        if others := sorted(held - named.keys() - known - torn):
             listed = ", ".join(others[:_LISTED]) + (", ..." if len(others) > _LISTED else "")
             self.notes.append(
                 f"nothing is read from files that the manifest does not name: {listed} "
@@ -150,6 +147,9 @@ class Inspection:
 
     def documents(self) -> None:
         """Read every row, and compare the copies of rows with them."""
+        if self._torn:
+            self.notes.append("no row was looked at: a change that was cut short bars the way")
+            return
         try:
             self.table = table = DocumentTable.open(self.path, self.manifest)
         except WherefromError as error:
@@ -204,6 +204,20 @@ class Inspection:
         if said not in (before, hint(folder)):
             detail = "does not name the newest version"
             self._found("documents", f"{self._table}/{HINT}", detail, REPAIR, rebuildable=True)
+
+    def _check_versions(self) -> None:
+        """What the power, failing in a change, left of the table's newest version."""
+        try:
+            torn = torn_versions(self.path / self._table, self.manifest.store.table_version)
+        except WherefromError as error:
+            self._found("documents", self._table, cause(error), RESTORE)
+            return
+        for file in torn:
+            name = file.relative_to(self.path).as_posix()
+            detail = "was left by a change that was cut short"
+            remedy = "remove it with wherefrom verify --repair; nothing published is lost"
+            self._found("documents", name, detail, remedy, rebuildable=True)
+        self._torn = bool(torn)
 
     def _copies(self, table: DocumentTable) -> tuple[ScanCopy | None, Facts | None]:
         """The scan copy and the facts, as far as they can be opened."""
@@ -323,18 +337,6 @@ class Inspection:
         rebuildable: bool = False,
     ) -> None:
         self.problems.append(Problem(kind, where, detail, remedy, rebuildable))
-
-
-def hint(table: Path) -> bytes | None:
-    """Lance's note of the newest version of a table, as it must be; ``None`` without versions."""
-    versions = [
-        _LAST_VERSION - int(file.stem)
-        for file in (table / "_versions").glob("*.manifest")
-        if file.stem.isdecimal()
-    ]
-    return (
-        json.dumps({"version": max(versions)}, separators=(",", ":")).encode() if versions else None
-    )
 
 
 def cause(error: BaseException) -> str:

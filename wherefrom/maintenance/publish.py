@@ -25,6 +25,7 @@ from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes
 from wherefrom.store.location import OBJECTS, TABLES, lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
 from wherefrom.store.remote import RemoteFolder, Stored
+from wherefrom.store.versions import HINT, hint
 
 __all__ = ["Publication", "building_folder", "built_at", "fetch", "publish"]
 
@@ -138,9 +139,6 @@ def fetch(
         IntegrityError: An object is missing or damaged.
         StorageError: The store or the disk refuses.
     """
-    # Loads torch, which publishing does not wait for.
-    from wherefrom.maintenance.inspection import HINT, hint
-
     place, target = Location(url), Location(path).directory
     remote = place.objects
     if state(target) not in ("absent", "empty"):

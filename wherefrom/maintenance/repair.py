@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from wherefrom.errors import MissingExtraError
 from wherefrom.maintenance.changes import Contents, content_digest
-from wherefrom.maintenance.inspection import HINT, Problem, hint
+from wherefrom.maintenance.inspection import Problem
 from wherefrom.maintenance.rewriting import rewrite
 from wherefrom.maintenance.writer import Writer
 from wherefrom.records import Progress
@@ -23,6 +23,7 @@ from wherefrom.store import (
     build_accelerator,
     write_bytes_atomically,
 )
+from wherefrom.store.versions import HINT, hint
 
 __all__ = ["repaired"]
 
@@ -50,12 +51,14 @@ def repaired(
     wanted = {problem.kind for problem in problems if problem.rebuildable}
     made: list[str] = []
     with Writer.of(folder) as writer:
+        made += [f"{name} was removed" for name in writer.discarded]
         hints = [p for p in problems if p.where.endswith(HINT)]
+        torn = [p for p in problems if p.where in writer.discarded]
         table = writer.folder / f"{writer.manifest.store.table}.lance"
         if hints and (newest := hint(table)) is not None:
             write_bytes_atomically(table / HINT, newest)
             made.append(f"{table.name}/{HINT}")
-        rewritten = any(p.kind == "documents" and p not in hints for p in problems)
+        rewritten = any(p.kind == "documents" and p not in (*hints, *torn) for p in problems)
         before = writer.manifest.accelerators
         if rewritten or "scan" in wanted:
             progress("making the scan copy again", 0, 1)

@@ -124,8 +124,14 @@ def verify(
     found = _verified(folder, again, told)
     if not repair or found.ok:
         return found
-    made = repaired(folder, found.problems, told)
-    return replace(_verified(folder, again, told), repaired=made) if made else found
+    made: tuple[str, ...] = ()
+    # What barred the way to the rows may have hidden something else that is wrong.
+    while more := repaired(folder, found.problems, told):
+        made += more
+        found = _verified(folder, again, told)
+        if found.ok or len(made) > len(set(made)):
+            break
+    return replace(found, repaired=made)
 
 
 def verify_open(

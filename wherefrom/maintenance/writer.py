@@ -36,6 +36,7 @@ from wherefrom.store.directory import MANIFEST_FILE
 from wherefrom.store.durable import fsync_directory
 from wherefrom.store.location import lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
+from wherefrom.store.versions import discard_torn
 
 __all__ = ["Writer"]
 
@@ -52,12 +53,16 @@ class Writer:
     Attributes:
         folder: The index.
         manifest: What is published.
+        discarded: Files that a power cut left of an earlier change, which were removed.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Hold what is published."""
+        """Hold what is published, and remove what bars the way to it."""
         self.folder = folder
         self.manifest = manifest
+        table = f"{manifest.store.table}.lance"
+        torn = discard_torn(folder / table, manifest.store.table_version)
+        self.discarded = tuple(f"{table}/{name}" for name in torn)
 
     @classmethod
     @contextmanager

@@ -16,10 +16,11 @@ from pathlib import Path
 from wherefrom.errors import IntegrityError
 from wherefrom.store.durable import storage_errors
 
-__all__ = ["read_regular", "require_no_bases", "require_own_data", "require_own_files"]
+__all__ = ["LARGEST_VERSION", "read_regular", "require_no_bases", "require_own_files"]
 
-_VERSIONS = "_versions"
-_LARGEST_LANCE_MANIFEST = 1 << 28
+LARGEST_VERSION = 1 << 28
+"""Bytes of the file of a Lance table's version."""
+
 _MAGIC = b"LANC"
 _FOOTER = 16  # position of the message, two version numbers, magic
 _BASE_PATHS = 18
@@ -76,30 +77,6 @@ def read_regular(file: Path, largest: int) -> bytes:
             f"{file} is larger than {largest >> 20:,} MiB, as no such file is; it was not read"
         )
     return data
-
-
-def require_own_data(table: Path) -> None:
-    """Refuse a Lance table, any version of which names data that lie elsewhere.
-
-    Args:
-        table: Its folder.
-
-    Raises:
-        IntegrityError: One does, or cannot be read.
-        StorageError: The disk refuses.
-    """
-    versions = table / _VERSIONS
-    with storage_errors(versions):
-        if not versions.is_dir():
-            return
-        names = sorted(entry.name for entry in os.scandir(versions))
-    for name in names:
-        if name.endswith(".manifest"):
-            try:
-                data = read_regular(versions / name, _LARGEST_LANCE_MANIFEST)
-            except FileNotFoundError:
-                continue  # An old version, cleaned up meanwhile.
-            require_no_bases(data, versions / name)
 
 
 def require_no_bases(data: bytes, name: str | os.PathLike[str]) -> None:

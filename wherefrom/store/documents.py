@@ -8,7 +8,6 @@ the manifest records, blind to what others change later. LanceDB's own scores ar
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +37,7 @@ from wherefrom.store.manifest import Manifest
 from wherefrom.store.manifest_parts import ColumnType, InputRecord
 from wherefrom.store.rows import StoredRows
 from wherefrom.store.state_parts import StoreRecord
+from wherefrom.store.versions import take_back
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,6 +169,8 @@ class DocumentTable:
         database = location.database(manifest)
         place = database.table(recorded.table)
         layout = TableLayout(manifest.metadata, encoder.dimension, encoder.bits, manifest.inputs)
+        if not (write or location.remote):
+            take_back(folder, manifest)
         table = open_table(database, recorded.table, recorded.table_version)
         with table_errors(place):
             rows, names = table.count_rows(), table.schema.names
@@ -279,18 +281,6 @@ class DocumentTable:
             with table_errors(self.path):
                 self._table.delete(" OR ".join(ranges[start : start + _RANGES_PER_DELETE]))
         self.live = self.live.without(rows)
-
-    @staticmethod
-    def drop(index_dir: str | os.PathLike[str]) -> None:
-        """Remove the table of an unfinished build, if there is any.
-
-        Raises:
-            StorageError: The disk refuses.
-        """
-        path = Path(index_dir, f"{TABLE_NAME}.lance")
-        with storage_errors(path):
-            if path.exists():
-                shutil.rmtree(path)
 
     def adopt(self, next_row: int) -> None:
         """Take in rows that others wrote and committed to this table, up to ``next_row``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from wherefrom.errors import IntegrityError, StorageError
-from wherefrom.store.boundary import require_no_bases, require_own_data
+from wherefrom.store.boundary import require_no_bases
 from wherefrom.store.digests import file_sha256
-from wherefrom.store.durable import storage_errors
+from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.location import Database, Location
 from wherefrom.store.remote import remote_errors
+from wherefrom.store.versions import HINT, VERSION_FILE, require_own_data, version_name
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
@@ -26,16 +27,13 @@ __all__ = [
     "at_version",
     "clean_table",
     "connect",
+    "drop_table",
     "open_table",
     "table_errors",
     "table_files",
-    "version_name",
 ]
 
 _VERSIONS = "_versions"
-_LATEST_POSSIBLE = (1 << 64) - 1
-_VERSION = re.compile(r"[0-9]{20}\.manifest")
-_MOVING = "latest_version_hint.json"  # of the newest version, which may not be the published one
 
 
 def connect(database: Database) -> DBConnection:
@@ -107,6 +105,17 @@ def table_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
+def drop_table(path: Path) -> None:
+    """Remove a table, if there is any.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    with storage_errors(path):
+        if path.exists():
+            shutil.rmtree(path)
+
+
 def clean_table(table: LanceTable, path: Path) -> None:
     """Remove what only earlier versions of a table need, and what a killed writer left of it.
 
@@ -117,15 +126,13 @@ def clean_table(table: LanceTable, path: Path) -> None:
     with table_errors(path), warnings.catch_warnings():
         # Compacting makes two versions in no time: any age but none would leave one of them.
         warnings.simplefilter("ignore", UserWarning)
+        # What replaces earlier versions is durable before they go.
+        table.optimize()
+        fsync_tree(path)
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
         # Lance does not know its own half-written files again.
         for half_written in path.rglob(".tmp*"):
             half_written.unlink()
-
-
-def version_name(version: int) -> str:
-    """The file of a table's version, by its path within the table: the newest sorts first."""
-    return f"{_VERSIONS}/{_LATEST_POSSIBLE - version:020}.manifest"
 
 
 def table_files(path: Path, known: Mapping[str, str]) -> dict[str, str]:
@@ -142,7 +149,7 @@ def table_files(path: Path, known: Mapping[str, str]) -> dict[str, str]:
     files = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and file.name != _MOVING and not file.name.startswith(".")
+        if file.is_file() and file.name != Path(HINT).name and not file.name.startswith(".")
     )
     names = {file.relative_to(path).as_posix(): file for file in files}
     return {name: known.get(name) or file_sha256(file) for name, file in names.items()}
@@ -151,12 +158,12 @@ def table_files(path: Path, known: Mapping[str, str]) -> dict[str, str]:
 def _require_own_data(database: Database, name: str, version: int | None) -> None:
     """Refuse a table, a version of which to be read names data elsewhere."""
     if database.objects is None:
-        require_own_data(Path(database.uri, f"{name}.lance"))
+        require_own_data(Path(database.uri, f"{name}.lance"), version)
         return
     folder = f"{database.folder}/{name}.lance"
     versions = set(database.objects.sizes(f"{folder}/{_VERSIONS}"))
     for file in sorted(versions):
-        if not _VERSION.fullmatch(file.rpartition("/")[2]):
+        if not VERSION_FILE.fullmatch(file.rpartition("/")[2]):
             raise IntegrityError(
                 f"{database.objects.url}/{file} is no version of a table as they are published; "
                 "ask for a whole copy of the index"

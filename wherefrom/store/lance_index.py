@@ -26,7 +26,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from wherefrom.errors import IntegrityError, StorageError
-from wherefrom.store.boundary import require_own_data
 from wherefrom.store.digests import file_sha256
 from wherefrom.store.documents import DocumentTable
 from wherefrom.store.durable import fsync_directory, fsync_tree, storage_errors
@@ -42,6 +41,7 @@ from wherefrom.store.float32 import (
     with_norms,
 )
 from wherefrom.store.manifest_parts import AcceleratorRecord
+from wherefrom.store.versions import require_own_data
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -226,7 +226,7 @@ def open_lance(
     import lancedb
 
     path = index_dir / LANCE_DIRECTORY
-    require_own_data(path)
+    require_own_data(path, None)
     with _reading(str(path)):
         table = cast("LanceTable", lancedb.connect(str(index_dir)).open_table(_TABLE))
         table.checkout(table.version)
