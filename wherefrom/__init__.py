@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from wherefrom.indexer.estimate import Estimate
     from wherefrom.maintenance.changes import Change
     from wherefrom.maintenance.drift import Drift
+    from wherefrom.maintenance.fetch import fetch
     from wherefrom.maintenance.index import Index
-    from wherefrom.maintenance.publish import Publication, fetch, publish
+    from wherefrom.maintenance.publish import Publication, publish
     from wherefrom.maintenance.verification import Verification, verify
     from wherefrom.query.answer import Answer
     from wherefrom.records import Certificate, Document, Hit, Message, Query, QuerySet
@@ -58,7 +59,7 @@ _HOMES = {
     "WherefromError": "wherefrom.errors",
     "build": "wherefrom.api",
     "estimate": "wherefrom.api",
-    "fetch": "wherefrom.maintenance.publish",
+    "fetch": "wherefrom.maintenance.fetch",
     "open": "wherefrom.api",
     "publish": "wherefrom.maintenance.publish",
     "verify": "wherefrom.maintenance.verification",

@@ -52,7 +52,9 @@ class Cutting:
         repaired = wf.verify(copy, digests_only=True, repair=True)
         assert repaired.ok, (self.steps[step], repaired.problems)
         assert contents(copy) == contents(path), self.steps[step]
-        assert wf.verify(path, digests_only=True).ok, self.steps[step]
+        # Lance's note of its newest version may be lost, too, and is not needed.
+        left = wf.verify(path, digests_only=True).problems
+        assert all("hint" in problem.where for problem in left), (self.steps[step], left)
         ended = self.nursery.run(path=str(path), **self.arguments)
         assert ended.done, ended.traceback
         assert contents(path) == self.after, self.steps[step]

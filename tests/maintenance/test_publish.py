@@ -26,8 +26,9 @@ from wherefrom.cli.publish import fetch as fetch_command
 from wherefrom.cli.publish import publish as publish_command
 from wherefrom.errors import IndexBusyError, IndexExistsError, IntegrityError, StorageError
 from wherefrom.indexer.workshop import Workshop
+from wherefrom.maintenance.fetch import fetch
 from wherefrom.maintenance.index import Index
-from wherefrom.maintenance.publish import building_folder, built_at, fetch, publish
+from wherefrom.maintenance.publish import building_folder, built_at, publish
 from wherefrom.store import Location, Manifest, state
 from wherefrom.store.cache import cache_folder
 from wherefrom.store.lock import writer_lock

@@ -19,7 +19,8 @@ COMPACT_SCHEMA = "wherefrom-compact/1"
 def compact(index: Path, as_json: bool, quiet: bool) -> None:
     """Write INDEX anew as one piece, after many changes, for speed and room.
 
-    Answers stay the same. It takes as much room again until it is done.
+    Answers stay the same. Who has INDEX open goes on reading its files as they were, which stay
+    beside the new ones until the next change: it takes as much room again until then.
     """
     from wherefrom.cli.changing import interruptible, tell_change
     from wherefrom.maintenance.delete import compact as compact_index

@@ -32,7 +32,7 @@ DELETE_SCHEMA = "wherefrom-delete/1"
     "--ids",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="A file of ids, one a line.",
+    help="A file of ids in UTF-8, one a line, with all blanks that belong to them.",
 )
 @click.option(
     "--where",
@@ -47,7 +47,11 @@ DELETE_SCHEMA = "wherefrom-delete/1"
     is_flag=True,
     help="Write the index anew, so that no file of it holds their texts or codes.",
 )
-@click.option("--missing-ok", is_flag=True, help="Pass over ids that the index does not hold.")
+@click.option(
+    "--missing-ok",
+    is_flag=True,
+    help="Pass over ids that the index does not hold, and filters that nothing passes.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a summary.")
 @click.option("--quiet", is_flag=True, help="Show no summary.")
@@ -73,7 +77,9 @@ def delete(
     from wherefrom.store import Manifest, parse_wheres
 
     named = [*doc_ids, *(_read_ids(ids) if ids is not None else ())]
-    if bool(named) == bool(clauses) and not (purge and not named and not clauses):
+    if named and clauses:
+        raise click.UsageError("--where stands alone: give ids (--doc-id, --ids) or a filter")
+    if not (named or clauses or purge):
         raise click.UsageError("say what to delete: --doc-id or --ids, or else --where")
     chosen: dict[str, Any] = (
         {"where": parse_wheres(clauses, Manifest.read(index).metadata)}
@@ -90,12 +96,13 @@ def delete(
 
 def _read_ids(file: Path) -> list[str]:
     try:
-        lines = file.read_text("utf-8").splitlines()
+        # Ids are any text: only what ends a line of a file ends one, and blanks belong to them.
+        lines = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(f"{file} cannot be read ({error}); give a file of ids, one a line") from (
             error
         )
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line for line in lines if line]
     if not found:
         raise QueryError(f"{file} holds no ids; write one a line")
     return found
@@ -108,7 +115,8 @@ def _confirm(index: Path, named: Sequence[str], clauses: Sequence[str], *, purge
         UsageError: There is nobody to ask.
         Abort: The answer is no.
     """
-    what = f"all documents with {' and '.join(clauses)}" if clauses else f"{len(named)} documents"
+    count = f"{len(named)} document{'' if len(named) == 1 else 's'}"
+    what = f"all documents with {' and '.join(clauses)}" if clauses else count
     if not named and not clauses:
         what = "for good what was deleted before"
     if not sys.stdin.isatty():

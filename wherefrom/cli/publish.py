@@ -71,7 +71,7 @@ def fetch(url: str, index: Path, as_json: bool) -> None:
     """
     from wherefrom.cli.progress import progress_bars
     from wherefrom.cli.render import emit_json
-    from wherefrom.maintenance.publish import fetch as get
+    from wherefrom.maintenance.fetch import fetch as get
     from wherefrom.query.printable import printable
 
     with progress_bars() as progress:

@@ -1,8 +1,9 @@
-"""What a build measures at its end: the background of cosines, and the model's speed."""
+"""What is measured of an index when it is built: the background of cosines, the model's speed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from wherefrom.curvature.bases import gradients_of
 from wherefrom.encoding.encoder import Encoder
+from wherefrom.gradients.batches import Batch
 from wherefrom.gradients.extractor import GradientExtractor, LayerPair
 from wherefrom.gradients.fisher import true_gradients
-from wherefrom.indexer.choice import query_batches
-from wherefrom.indexer.sources import Source, disjoint_samples
+from wherefrom.indexer.sources import Named, Source, disjoint_samples
 from wherefrom.store import BackgroundRecord, DocumentTable
 
-__all__ = ["LEVELS", "background", "seconds_per_document"]
+__all__ = ["LEVELS", "background", "encoded_queries", "seconds_per_document"]
 
 LEVELS = (
     *(0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
@@ -51,9 +52,8 @@ class _Strongest:
 
 
 def background(
-    extractor: GradientExtractor,
-    encoder: Encoder,
-    source: Source,
+    documents: Named,
+    encode: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
     table: DocumentTable,
     seed: int,
 ) -> BackgroundRecord | None:
@@ -63,26 +63,19 @@ def background(
     of zeros.
 
     Args:
-        extractor: Model, objective and layers.
-        encoder: The index's.
-        source: The corpus.
+        documents: Of the index.
+        encode: Vectors of some documents in the place of queries, [q, dimension].
         table: Its stored vectors, all of which are read.
         seed: Of the sample.
     """
-    asked, searched = disjoint_samples(source, (_QUERIES, _DOCUMENTS), seed + 4)
-    with extractor.session():
-        queries = np.concatenate(
-            [
-                encoder.encode_query(extractor, batch).vectors
-                for batch in query_batches(source, asked)
-            ]
-        )
+    asked, searched = disjoint_samples(documents, (_QUERIES, _DOCUMENTS), seed + 4)
+    queries = encode(asked)
     own = table.rows(np.flatnonzero(asked)).content_hashes
     lengths = np.linalg.norm(queries, axis=1)
     sampled: list[NDArray[np.float64]] = []
     ends = {sign: _Strongest(len(queries)) for sign in (1, -1)}
     start = 0
-    for rows in table.batches(max(1, _ENTRIES_PER_READ // encoder.dimension)):
+    for rows in table.batches(max(1, _ENTRIES_PER_READ // table.layout.dimension)):
         reach = lengths[:, None] * rows.norms[None]
         other = np.array([[a != b for b in rows.content_hashes] for a in own]) & (reach > 0.0)
         products = queries @ rows.vectors.T
@@ -100,12 +93,27 @@ def background(
     return BackgroundRecord(
         pairs=len(pairs),
         queries=len(queries),
+        documents=len(table),
         seed=seed,
         levels=LEVELS,
         quantiles=tuple(float(q) for q in np.quantile(pairs, LEVELS)),
         highest=tuple(np.sort(highest).tolist()),
         lowest=tuple(np.sort(lowest).tolist()),
     )
+
+
+def encoded_queries(
+    extractor: GradientExtractor, encoder: Encoder, batches: Iterable[Batch]
+) -> NDArray[np.float64]:
+    """Documents in the place of queries, [q, dimension].
+
+    Args:
+        extractor: Model, objective and layers.
+        encoder: The index's.
+        batches: The documents, shortened as :func:`~wherefrom.indexer.choice.query_batches` does.
+    """
+    with extractor.session():
+        return np.concatenate([encoder.encode_query(extractor, one).vectors for one in batches])
 
 
 def seconds_per_document(

@@ -24,8 +24,8 @@ from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
 from wherefrom.errors import IntegrityError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
-from wherefrom.indexer.background import background, seconds_per_document
-from wherefrom.indexer.choice import Chosen, EncoderChoice
+from wherefrom.indexer.background import background, encoded_queries, seconds_per_document
+from wherefrom.indexer.choice import Chosen, EncoderChoice, query_batches
 from wherefrom.indexer.committing import encode_documents
 from wherefrom.indexer.executors import Executor, make_executor
 from wherefrom.indexer.fitting import fit_curvature
@@ -339,7 +339,14 @@ class IndexBuilder:
         self._progress("measuring the index", 0, 1)
         source, seed = workshop.source, workshop.plan.seed
         measured = Measured(
-            background=background(self._extractor, workshop.encoder, source, table, seed),
+            background=background(
+                source,
+                lambda asked: encoded_queries(
+                    self._extractor, workshop.encoder, query_batches(source, asked)
+                ),
+                table,
+                seed,
+            ),
             seconds_per_document=seconds_per_document(
                 self._extractor, source, tokens / len(table), seed
             ),

@@ -21,7 +21,7 @@ from wherefrom.indexer.planning import Documents
 from wherefrom.indexer.rehearsal import Rehearsal, Stopwatch, peak_memory, size_of
 from wherefrom.indexer.workplace import refuse_taken_path
 from wherefrom.store import SCAN_DIRECTORY, state, storage_errors
-from wherefrom.store.directory import TABLE_DIRECTORY
+from wherefrom.store.directory import TABLE_DIRECTORY, beside
 from wherefrom.store.lock import writer_lock
 
 __all__ = ["Estimate", "estimate"]
@@ -112,7 +112,7 @@ def estimate(
     refuse_taken_path(place, overwrite=bool(given.get("overwrite")))
     unwanted = ("executor", "overwrite", "progress", "replay", "resume")
     settings = {name: value for name, value in given.items() if name not in unwanted}
-    with _beside(place) as index:
+    with _workplace(place) as index:
         started = clock()
         watch = Stopwatch(clock)
         build = Rehearsal(
@@ -126,7 +126,7 @@ def estimate(
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
+def _workplace(place: Path) -> Iterator[Path]:
     """A path beside ``place``, on its disk, for an index that does not stay.
 
     What an estimate that was killed left there is removed first.
@@ -137,7 +137,7 @@ def _beside(place: Path) -> Iterator[Path]:
         StorageError: The disk refuses.
     """
     parent = next(p for p in place.absolute().parents if p.is_dir())
-    folder = parent / f".{place.name}.estimate"
+    folder = beside(parent / place.name, "estimate")
     index = folder / "index"
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)

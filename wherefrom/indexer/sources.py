@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXAMPLES_FILE",
+    "Named",
     "Shard",
     "Source",
     "TensorSource",
@@ -66,20 +67,24 @@ class _Shard:
         self.targets = targets
 
 
-class Source(Protocol):
-    """Documents that can be gone over again and again, in one order."""
-
-    metadata: dict[str, ColumnType]
-    inputs: InputRecord | None
-    content_sha256: str
+class Named(Protocol):
+    """Documents that can be sampled."""
 
     def __len__(self) -> int:
         """Number of documents."""
         ...
 
-    def doc_ids(self) -> Iterator[str]:
+    def doc_ids(self) -> Iterable[str]:
         """Their ids, in order."""
         ...
+
+
+class Source(Named, Protocol):
+    """Documents that can be gone over again and again, in one order."""
+
+    metadata: dict[str, ColumnType]
+    inputs: InputRecord | None
+    content_sha256: str
 
     def part(self, positions: NDArray[np.int64]) -> Shard:
         """The documents at ascending ``positions``."""
@@ -261,11 +266,11 @@ def stamp(documents: object) -> tuple[object, ...]:
     return tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stats)
 
 
-def disjoint_samples(source: Source, sizes: Sequence[int], seed: int) -> list[NDArray[np.bool_]]:
+def disjoint_samples(source: Named, sizes: Sequence[int], seed: int) -> list[NDArray[np.bool_]]:
     """Samples of documents, chosen as by :func:`sample`, that overlap only where there are too few.
 
     Args:
-        source: The corpus.
+        source: The documents.
         sizes: Of the samples; none holds more than all documents.
         seed: Of the choice.
     """

@@ -24,7 +24,7 @@ from wherefrom.errors import (
 from wherefrom.indexer.ledger import Work
 from wherefrom.indexer.plan import PLAN
 from wherefrom.store import begin_build, state, storage_errors
-from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
+from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE, beside
 from wherefrom.store.durable import exchange, fsync_directory
 from wherefrom.store.lock import LOCK_FILE, WriterLock, writer_lock
 
@@ -84,7 +84,12 @@ def refuse_taken_path(path: Path, *, overwrite: bool) -> None:
         raise IndexExistsError(
             f"{path} holds something that is no index and is left alone; choose another path"
         )
-    if found == "absent" and state(_beside(path, "replaced")) == "finished":
+    if found == "finished" and overwrite and os.path.ismount(path):
+        raise IndexExistsError(
+            f"{path} is a file system of its own, which nothing can be moved into the place of; "
+            "build into a folder in it, or remove what is in it first"
+        )
+    if found == "absent" and state(beside(path, "replaced")) == "finished":
         found = "finished"
     if found == "finished" and not overwrite and not Work(path).file(PLAN).exists():
         raise IndexExistsError(_TAKEN.format(path))
@@ -116,6 +121,7 @@ def workplace(
         IndexExistsError: Something else is in the way.
         StorageError: The disk refuses.
     """
+    path = Path(os.path.realpath(path))  # What is replaced is the index, and no link to it.
     _finish_swap(path)
     refuse_taken_path(path, overwrite=overwrite)
     with ExitStack() as locks:
@@ -126,7 +132,7 @@ def workplace(
         if state(path) == "finished" and not is_this(Work(path)):
             if not overwrite:
                 raise IndexExistsError(_TAKEN.format(path))
-            folder = _beside(path, "building")
+            folder = beside(path, "building")
             _make(folder)
             lock = locks.enter_context(writer_lock(folder))
             if state(folder) == "finished" and not is_this(Work(folder)):
@@ -140,8 +146,8 @@ def workplace(
             yield place
             if folder != path:
                 _put_in_place(folder, path, lock)
-            if state(_beside(path, "building")) == "finished":  # Replaced by this build.
-                _remove(_beside(path, "building"))
+            if state(beside(path, "building")) == "finished":  # Replaced by this build.
+                _remove(beside(path, "building"))
             _tidy(path)
         except Exception as error:
             began = state(folder) == "empty" if place is None else place.began
@@ -217,7 +223,7 @@ def _put_in_place(folder: Path, path: Path, lock: WriterLock) -> None:
         if exchange(folder, path):
             old = folder
         else:
-            old = _beside(path, "replaced")
+            old = beside(path, "replaced")
             _remove(old)
             os.replace(path, old)
             try:
@@ -232,12 +238,12 @@ def _put_in_place(folder: Path, path: Path, lock: WriterLock) -> None:
 
 def _finish_swap(path: Path) -> None:
     """Complete a replacement that was interrupted between its two renames, or after them."""
-    old = _beside(path, "replaced")
+    old = beside(path, "replaced")
     if state(old) != "finished":
         return
     with writer_lock(old) as lock:  # Who is replacing it right now holds this.
         if state(path) == "absent":
-            new = _beside(path, "building")
+            new = beside(path, "building")
             with storage_errors(path):
                 if state(new) == "finished":
                     os.replace(new, path)
@@ -246,11 +252,6 @@ def _finish_swap(path: Path) -> None:
                     lock.path = path / LOCK_FILE
                 fsync_directory(path.absolute().parent)
         _remove(old)
-
-
-def _beside(path: Path, role: str) -> Path:
-    """Where a replacement of ``path`` is built, or what was replaced is put aside."""
-    return path.with_name(f".{path.name}.{role}")
 
 
 def _remove(folder: Path) -> None:

@@ -36,7 +36,8 @@ from wherefrom.maintenance.changes import (
     rows_at,
     sources_gone,
 )
-from wherefrom.maintenance.drift import baseline, compare
+from wherefrom.maintenance.drift import baseline, compare, followed, since_build
+from wherefrom.maintenance.remeasure import current_background
 from wherefrom.maintenance.writer import Writer
 from wherefrom.query.asker import Asker
 from wherefrom.records import Progress
@@ -129,12 +130,17 @@ class Appending:
             added.add(rows)
             norms.append(rows.norms)
             tokens.append(rows.tokens)
-        record = manifest.drift or _baseline(published)
-        drift = None
+        record, drift = manifest.drift, None
+        if manifest.curvature.whitened and manifest.curvature.kind != "identity":
+            record = record or _baseline(published)
         if record is not None:
             drift = compare(record, np.concatenate(norms), np.concatenate(tokens))
-        if drift and drift.warning:
-            notes = (*notes, drift.warning)
+            record = followed(record, drift)
+            told = [one.warning for one in (drift, since_build(record)) if one and one.warning]
+            notes = (*notes, *told[:1])
+        background = current_background(
+            manifest.background, table, self.asker, manifest.curvature.seed
+        )
         scan = manifest.scan
         if added.documents:
             scan = ScanCopy.extend(scan, table, writer.scan_folder, number=writer.generation)
@@ -156,6 +162,7 @@ class Appending:
             content_sha256=content_digest(removed, added),
             baseline=record,
             drift=drift.energy if drift else None,
+            background=background,
             warnings=notes,
         )
         work.remove()

@@ -137,8 +137,9 @@ def _new_passages(
                 continue
             if held and not replace:
                 raise CorpusError(
-                    f"the index holds another document {document.doc_id!r}; say --replace "
-                    "(replace=True) to put this one in its place, or give it another id"
+                    f"the index holds another document {document.doc_id!r}; give this one an id of "
+                    "its own (documents without one are named after their file and line), or say "
+                    "--replace (replace=True) to put it in the other's place"
                 )
             found.replaced.update(held.values())
             found.parents += bool(passages)

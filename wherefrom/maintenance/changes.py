@@ -107,13 +107,15 @@ def changed_corpus(
         skipped_count: How many were left out.
     """
     change = content_digest(removed, added)
+    # What is left out each time it is given is one document that was left out.
+    new = tuple(one for one in skipped if one not in set(before.skipped))
     return before.model_copy(
         update={
             "documents": before.documents - removed.documents + added.documents,
             "parents": before.parents + parents,
             "tokens": before.tokens - removed.tokens + added.tokens,
-            "skipped": (*before.skipped, *skipped)[:MAX_SKIPPED_LISTED],
-            "skipped_count": before.skipped_count + skipped_count,
+            "skipped": (*before.skipped, *new)[:MAX_SKIPPED_LISTED],
+            "skipped_count": before.skipped_count + skipped_count - (len(skipped) - len(new)),
             "content_sha256": hashlib.sha256(
                 f"{before.content_sha256}{change}".encode()
             ).hexdigest(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ from wherefrom.maintenance.changes import (
 )
 from wherefrom.maintenance.rewriting import rewrite
 from wherefrom.maintenance.writer import Writer
+from wherefrom.query.background import is_current
 from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
+
+if TYPE_CHECKING:
+    from wherefrom.query.asker import Asker
 
 __all__ = ["compact", "delete", "named_documents"]
 
@@ -35,12 +40,15 @@ def delete(
     purge: bool = False,
     missing_ok: bool = False,
     opened: Manifest | None = None,
+    asker: Asker | None = None,
 ) -> Change:
     """Delete documents of an index; see :meth:`wherefrom.Index.delete`, which does it.
 
     Raises:
         MismatchError: It was built anew since it was ``opened``.
     """
+    if doc_ids is not None:
+        _require_ids(doc_ids)
     if (doc_ids is None) == (where is None):
         raise QueryError("give doc_ids or where, one of the two, to say what to delete")
     if where is not None and not where:
@@ -57,6 +65,11 @@ def delete(
             return Change(writer.manifest.generation, len(table), warnings=(ended, *notes))
         if where is not None:
             found = table.facts.where(where)
+            if not len(found) and not missing_ok:
+                raise QueryError(
+                    "no document passes the filter, so nothing would be deleted; ask with it what "
+                    "there is, or say --missing-ok (missing_ok=True)"
+                )
         else:
             found = named_documents(table, doc_ids or (), missing_ok=missing_ok)
         writer.require_some_left(len(found))
@@ -69,6 +82,15 @@ def delete(
             writer.manifest.corpus, removed, Contents(), parents=-sources_gone(table, found)
         )
         table.delete(found)
+        background = None
+        if asker is None:
+            notes = (*notes, *_unmeasured(writer.manifest, len(found)))
+        else:
+            from wherefrom.maintenance.remeasure import current_background  # Loads torch.
+
+            background = current_background(
+                writer.manifest.background, table, asker, writer.manifest.curvature.seed
+            )
         if purge:
             store, scan = rewrite(writer, table)
         else:
@@ -82,6 +104,7 @@ def delete(
             corpus,
             removed=removed.documents,
             content_sha256=content_digest(removed, Contents()),
+            background=background,
             warnings=notes,
         )
         if purge:
@@ -104,6 +127,17 @@ def _kept_gradients(manifest: Manifest) -> tuple[str, ...]:
         f"encoder.safetensors still holds the gradients of single documents, from which their "
         f"texts can be inferred: curvature {kind!r} is made of those that it was fitted on, and a "
         "purge does not change it; build again without the documents to be rid of them",
+    )
+
+
+def _unmeasured(manifest: Manifest, removed: int) -> tuple[str, ...]:
+    """What to say where so many go that chance brings less to the top than was measured."""
+    record, before = manifest.background, manifest.store.rows
+    if record is None or not is_current(record, before) or is_current(record, before - removed):
+        return ()
+    return (
+        f"whether hits stand out from chance was measured among {record.documents:,} documents and "
+        f"{before - removed:,} are left: answers do not say it until an append measures it again",
     )
 
 
@@ -143,6 +177,13 @@ def named_documents(
                 "or say --missing-ok (missing_ok=True)"
             )
     return np.union1d(np.fromiter(found.values(), np.int64, len(found)), passages)
+
+
+def _require_ids(given: object) -> None:
+    """Refuse a single id, which is a sequence of its characters, and what is no text."""
+    several = isinstance(given, Collection) and not isinstance(given, str)
+    if not several or not all(isinstance(one, str) for one in cast("Collection[object]", given)):
+        raise QueryError(f"doc_ids={given!r:.80} is not allowed; give a list of ids, as ['17']")
 
 
 def _was_purged(manifest: Manifest, table: DocumentTable, doc_ids: Sequence[str]) -> bool:

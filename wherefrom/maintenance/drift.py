@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wherefrom.store import DriftRecord
 
-__all__ = ["LARGEST", "Drift", "baseline", "compare"]
+__all__ = ["LARGEST", "Drift", "baseline", "compare", "followed", "since_build"]
 
 LARGEST = 1.5
 """Energy, or its inverse, from which on appended documents are warned of."""
@@ -51,9 +51,9 @@ class Drift:
         if not large or self.certainty < _CERTAIN or self.documents < _FEWEST:
             return None
         return (
-            f"the {self.documents} appended documents have {self.energy:.2f} times the whitened "
-            "energy of those that the curvature was fitted on: they are of another kind, and their "
-            "scores are off by about as much; build the index again with them"
+            f"{self.documents} appended documents have {self.energy:.2f} times the whitened energy "
+            "of those that the curvature was fitted on: they are of another kind, and their scores "
+            "are off by about as much; build the index again with them"
         )
 
 
@@ -98,6 +98,23 @@ def compare(
         return None
     length = np.log(np.maximum(tokens[known], 1).astype(np.float64))
     off = float(np.mean(2 * np.log(norms[known]) - record.intercept - record.slope * length))
+    return _drift(record, off, count)
+
+
+def followed(record: DriftRecord, drift: Drift | None) -> DriftRecord:
+    """The record after an append: a few documents at a time tell nothing, all of them may."""
+    if drift is None:
+        return record
+    appended = record.appended + drift.documents
+    total = record.appended * record.offset + drift.documents * math.log(drift.energy)
+    return record.model_copy(update={"appended": appended, "offset": total / appended})
+
+
+def since_build(record: DriftRecord) -> Drift | None:
+    """All that was appended since the build, against the line; ``None`` for nothing."""
+    return _drift(record, record.offset, record.appended) if record.appended else None
+
+
+def _drift(record: DriftRecord, off: float, count: int) -> Drift:
     error = record.spread * math.sqrt(1 / count + 1 / record.documents)
-    certainty = abs(off) / error if error > 0 else math.inf
-    return Drift(math.exp(off), count, certainty)
+    return Drift(math.exp(off), count, abs(off) / error if error > 0 else math.inf)

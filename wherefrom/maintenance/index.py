@@ -106,14 +106,17 @@ class Index(Searcher):
             where: Or a filter on metadata, as in :meth:`query`.
             purge: Write the index anew without them, so that no file of it holds their texts or
                 codes. Whoever has the index open must open it again.
-            missing_ok: Whether ids that the index does not hold are passed over.
+            missing_ok: Whether ids that the index does not hold are passed over, and a filter that
+                no document passes.
 
         Returns:
             What was done. There is a warning, too, where a purge left an interrupted build beside
-            the index, which may hold the same documents.
+            the index, which may hold the same documents; and, without the model, where so few are
+            left that answers no longer say whether hits stand out from chance.
 
         Raises:
-            QueryError: There is no such document, or none would be left.
+            QueryError: ``doc_ids`` is no list of ids, there is no such document, or none would be
+                left.
             FilterError: The filter is not well formed.
             MismatchError: Another index was built in its place.
             IndexBusyError: Another writer is at work.
@@ -126,6 +129,7 @@ class Index(Searcher):
             purge=purge,
             missing_ok=missing_ok,
             opened=self.manifest,
+            asker=self._asker,
         )
         self.refresh()
         for note in change.warnings:

@@ -1,4 +1,4 @@
-"""Publication of an index on object storage, and the way back to a directory.
+"""Publication of an index on object storage.
 
 Whoever asks the published index reads one manifest and what that names. So everything new is
 written first, under names that nothing has yet, and the manifest last, by one write that succeeds
@@ -9,25 +9,31 @@ publication leaves what was published as it was; the same call then goes on.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from wherefrom.errors import IndexExistsError, IntegrityError
+from wherefrom.errors import IndexExistsError, IntegrityError, WherefromError
 from wherefrom.records import Progress
-from wherefrom.store import DocumentTable, Location, Manifest, file_sha256, fsync_tree, state
+from wherefrom.store import DocumentTable, Location, Manifest, file_sha256, state
 from wherefrom.store.cache import cache_folder, own_file
 from wherefrom.store.directory import MANIFEST_FILE
-from wherefrom.store.durable import fsync_directory, storage_errors, write_bytes_atomically
+from wherefrom.store.durable import storage_errors
 from wherefrom.store.location import OBJECTS, TABLES, lineage
-from wherefrom.store.lock import LOCK_FILE, writer_lock
+from wherefrom.store.lock import writer_lock
 from wherefrom.store.remote import RemoteFolder, Stored
-from wherefrom.store.versions import HINT, hint
 
-__all__ = ["Publication", "building_folder", "built_at", "fetch", "publish"]
+__all__ = [
+    "Part",
+    "Publication",
+    "building_folder",
+    "built_at",
+    "publish",
+    "published_parts",
+]
 
 _AT_ONCE = 8
 
@@ -74,8 +80,9 @@ def publish(
         url: Where to, as ``s3://bucket/name`` (``gs://``, ``az://``).
         replace: Publish it even if what is published there is another index, or a later state or
             another branch of this one.
-        prune: Then remove what earlier publications left; readers that still hold one of these lose
-            it. Give it when nobody else is publishing there.
+        prune: Remove what earlier publications left, also those that were interrupted or replaced;
+            readers that still hold one of these lose it. Give it when nobody else is publishing
+            there.
         progress: Called as ``progress("publish", done, total)``, in objects.
 
     Raises:
@@ -87,15 +94,16 @@ def publish(
     """
     folder, place = Location(path).directory, Location(url)
     remote = place.objects
+    DocumentTable.open(folder, Manifest.read(folder))  # Locks are files: none without an index.
     # A writer at work, purging say, could take away a file that is being uploaded.
     with writer_lock(folder):
         manifest = Manifest.read(folder)
-        DocumentTable.open(folder, manifest)
         former = remote.read(MANIFEST_FILE)
         known: Mapping[str, str] = {}
         if former is not None and not replace:
             known = _required_predecessor(place, former, manifest)
-        upload = _Upload(folder, manifest, remote, known, progress)
+        named = _named(former) if prune and former is not None else None
+        upload = _Upload(folder, manifest, remote, known, named, progress)
         upload.run()
         data = manifest.to_bytes()
         changed = former is None or former.data != data
@@ -114,57 +122,6 @@ def publish(
         kept=len(upload.files) - upload.uploaded,
         removed=removed,
     )
-
-
-def fetch(
-    url: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    *,
-    progress: Progress | None = None,
-) -> Path:
-    """Make a directory of a published index, to be changed and published again.
-
-    Args:
-        url: Where it is published.
-        path: The directory to make.
-        progress: Called as ``progress("fetch", done, total)``, in files.
-
-    Returns:
-        The directory. A fetch that was interrupted goes on where it stopped, in a directory beside
-        it.
-
-    Raises:
-        NotAnIndexError: Nothing is published there.
-        IndexExistsError: There is something at ``path``.
-        IntegrityError: An object is missing or damaged.
-        StorageError: The store or the disk refuses.
-    """
-    place, target = Location(url), Location(path).directory
-    remote = place.objects
-    if state(target) not in ("absent", "empty"):
-        raise IndexExistsError(f"{target} exists already; choose another path")
-    manifest = Manifest.read(place)
-    unfinished = target.with_name(f".{target.name}.fetched")
-    with storage_errors(unfinished):
-        unfinished.mkdir(parents=True, exist_ok=True)
-    with writer_lock(unfinished):
-        parts = _published(manifest)
-        for done, part in enumerate(parts):
-            _download(remote, part, unfinished)
-            if progress is not None:
-                progress("fetch", done + 1, len(parts))
-        DocumentTable.open(unfinished, manifest)
-        table = unfinished / f"{manifest.store.table}.lance"
-        # Lance's note of the newest version, which is not published, for it is replaced in place.
-        if (newest := hint(table)) is not None:
-            write_bytes_atomically(table / HINT, newest)
-        manifest.write(unfinished)
-        fsync_tree(unfinished)
-        with storage_errors(target):
-            os.replace(unfinished, target)
-            (target / LOCK_FILE).unlink()  # The lock moved with its folder.
-            fsync_directory(target.absolute().parent)
-    return target
 
 
 def building_folder(url: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -215,11 +172,24 @@ class _Upload:
         manifest: Manifest,
         remote: RemoteFolder,
         known: Mapping[str, str],
+        named: Collection[str] | None,
         progress: Progress | None,
     ) -> None:
-        parts = _published(manifest)
+        """Prepare to upload.
+
+        Args:
+            folder: The index.
+            manifest: Its state.
+            remote: Where to.
+            known: SHA-256 of objects that are there.
+            named: Objects of the state that is published; any others may be replaced. ``None``: no
+                object may.
+            progress: Told of each object.
+        """
+        parts = published_parts(manifest)
         self.files = {part.name: (own_file(folder, part.path), part.digest) for part in parts}
         self._known = known
+        self._named = named
         # The newest last, for by it Lance finds all else.
         self._versions = sorted((n for n in self.files if "/_versions/" in n), reverse=True)
         self._folders = (OBJECTS, f"{TABLES}/{lineage(manifest)}")
@@ -248,7 +218,7 @@ class _Upload:
                 self._remote.write(name, data, None)
                 self._count(len(data))
             elif self._known.get(name) != self.files[name][1]:
-                self._require_same(name)
+                self._write_over(name)
 
     def prune(self) -> int:
         """Remove what earlier publications left; how many objects that were."""
@@ -261,14 +231,21 @@ class _Upload:
         self._remote.upload(name, self._checked(name))
         return name
 
-    def _require_same(self, name: str) -> None:
-        """Refuse a version of a table that has the number of one of this index and is another."""
+    def _write_over(self, name: str) -> None:
+        """Replace a version of a table that has the number of one of this index and is another."""
         stored = self._remote.read(name)
-        if stored is None or sha256(stored.data).hexdigest() != self.files[name][1]:
+        if stored is not None and sha256(stored.data).hexdigest() == self.files[name][1]:
+            return
+        if self._named is None or name in self._named:
+            begun = "was" if self._named is not None else "was, or was begun to be"
+            remedy = "" if self._named is not None else ", or say --prune if nobody else publishes"
             raise IntegrityError(
                 f"{self._remote.url}/{name} is not the one to be published: another branch of the "
-                "index was, or was begun to be; publish to another URL"
+                f"index {begun}; publish to another URL{remedy}"
             )
+        data = self._checked(name).read_bytes()
+        self._remote.write(name, data, stored)
+        self._count(len(data))
 
     def _size(self, name: str) -> int:
         file, _ = self.files[name]
@@ -298,7 +275,7 @@ def _unfit(file: Path) -> IntegrityError:
     )
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """One file of a published index: its object, its path in the index and its SHA-256."""
 
     name: str
@@ -306,16 +283,25 @@ class _Part(NamedTuple):
     digest: str
 
 
-def _published(manifest: Manifest) -> list[_Part]:
+def published_parts(manifest: Manifest) -> list[Part]:
     """All files of a published index but the manifest; those alike are one object."""
     files = manifest.files()
     for accelerator in manifest.accelerators:
         files |= accelerator.files
-    parts = [_Part(f"{OBJECTS}/{digest}", path, digest) for path, digest in files.items()]
+    parts = [Part(f"{OBJECTS}/{digest}", path, digest) for path, digest in files.items()]
     for name, digest in manifest.store.files.items():
         path = f"{manifest.store.table}.lance/{name}"
-        parts.append(_Part(f"{TABLES}/{lineage(manifest)}/{path}", path, digest))
+        parts.append(Part(f"{TABLES}/{lineage(manifest)}/{path}", path, digest))
     return parts
+
+
+def _named(former: Stored) -> set[str]:
+    """The objects of the state that is published; none where its manifest is damaged."""
+    try:
+        published = Manifest.parse(former.data, MANIFEST_FILE)
+    except WherefromError:
+        return set()
+    return {part.name for part in published_parts(published)}
 
 
 def _required_predecessor(place: Location, former: Stored, manifest: Manifest) -> dict[str, str]:
@@ -328,7 +314,7 @@ def _required_predecessor(place: Location, former: Stored, manifest: Manifest) -
             "(--replace)"
         )
     if manifest.history[: len(published.history)] == published.history:
-        return {part.name: part.digest for part in _published(published)}
+        return {part.name: part.digest for part in published_parts(published)}
     if published.history[: len(manifest.history)] == manifest.history:
         cause = f"a later state, generation {published.generation} and not {manifest.generation}"
     else:
@@ -337,22 +323,3 @@ def _required_predecessor(place: Location, former: Stored, manifest: Manifest) -
         f"{place} holds {cause}; fetch that (wherefrom fetch) and go on from there, or replace it "
         "(--replace)"
     )
-
-
-def _download(remote: RemoteFolder, part: _Part, folder: Path) -> None:
-    """Write an object into its file, unless an earlier attempt did."""
-    file = own_file(folder, part.path)
-    with storage_errors(file):
-        if file.is_file() and file_sha256(file) == part.digest:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.part")
-        found = sha256()
-        with partial.open("wb") as target:
-            remote.download(part.name, target, found.update)
-        if found.hexdigest() != part.digest:
-            raise IntegrityError(
-                f"{remote.url}/{part.name} ({part.path}) differs from its SHA-256; publish the "
-                "index again from where it is whole"
-            )
-        os.replace(partial, file)

@@ -13,14 +13,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wherefrom.errors import MismatchError, QueryError
+from wherefrom.errors import IndexBusyError, MismatchError, QueryError
 from wherefrom.indexer.ledger import WORK_DIRECTORY
 from wherefrom.indexer.provenance import now
 from wherefrom.store import (
     SCAN_DIRECTORY,
+    BackgroundRecord,
     ChangeKind,
     ChangeRecord,
     CorpusRecord,
@@ -32,7 +33,7 @@ from wherefrom.store import (
     state,
     storage_errors,
 )
-from wherefrom.store.directory import MANIFEST_FILE
+from wherefrom.store.directory import MANIFEST_FILE, Beside, beside
 from wherefrom.store.durable import fsync_directory
 from wherefrom.store.location import lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
@@ -43,7 +44,6 @@ __all__ = ["Writer"]
 _TABLE = re.compile(r"documents(-[0-9]+)?\.lance")
 _DELETED = re.compile(r"deleted-[0-9a-f]+\.npy")
 _HALF_WRITTEN = re.compile(r"\..+\.tmp")
-_REPLACED, _BUILDING = "replaced", "building"
 _ACCELERATORS = {"faiss": "faiss", "vectors.lance": "lance"}
 
 
@@ -135,14 +135,26 @@ class Writer:
                         _remove(entry)
                 fsync_directory(self.scan_folder)
             fsync_directory(self.folder)
-        replaced, building = self._beside(_REPLACED), self._beside(_BUILDING)
+        replaced, building = beside(self.folder, "replaced"), beside(self.folder, "building")
         # With a work folder it may be a build that is done but for taking this one's place.
         spent = [replaced] if (building / WORK_DIRECTORY).exists() else [replaced, building]
         for place in spent:
             if state(place) == "finished":
                 held = True
                 _remove_index(place)
-        return held
+        return self._remove_estimate() or held
+
+    def _remove_estimate(self) -> bool:
+        """Remove what an estimate that was killed left; whether it left anything."""
+        place = beside(self.folder, "estimate")
+        if not place.is_dir() or place.is_symlink():
+            return False
+        with suppress(IndexBusyError), writer_lock(place):  # Unless it is at work.
+            held = state(place / "index") not in ("absent", "foreign")
+            if held:
+                shutil.rmtree(place / "index")
+            return held
+        return False
 
     def left_beside(self) -> tuple[str, ...]:
         """What holds documents beside the index and is not for a writer to remove, in words.
@@ -150,17 +162,19 @@ class Writer:
         Raises:
             StorageError: The disk refuses.
         """
+        causes: dict[Beside, str] = {
+            "replaced": "a build to replace the index was interrupted; give its command again",
+            "building": "a build to replace the index was interrupted; give its command again",
+            "estimate": "an estimate is at work; wait until it is done",
+            "fetched": "fetching an index to this place was interrupted; give its command again",
+        }
+        places = {beside(self.folder, role): cause for role, cause in causes.items()}
         return tuple(
-            f"{place.name} beside the index may hold the same documents: a build to replace the "
-            "index was interrupted; give its command again, or remove that folder"
-            for place in (self._beside(_REPLACED), self._beside(_BUILDING))
+            f"{place.name} beside the index may hold the same documents: {cause}, or remove that "
+            "folder"
+            for place, cause in places.items()
             if state(place) not in ("absent", "empty")
         )
-
-    def _beside(self, role: str) -> Path:
-        """Where a build that replaces the index works, or puts it aside."""
-        place = Path(os.path.abspath(self.folder))
-        return place.with_name(f".{place.name}.{role}")
 
     def publish(
         self,
@@ -174,6 +188,7 @@ class Writer:
         content_sha256: str,
         baseline: DriftRecord | None = None,
         drift: float | None = None,
+        background: BackgroundRecord | None = None,
         warnings: tuple[str, ...] = (),
     ) -> Manifest:
         """Make a new state the published one.
@@ -190,6 +205,7 @@ class Writer:
             content_sha256: Digest of those.
             baseline: What appended documents were compared with, if they were.
             drift: What came of it.
+            background: What was measured again, if it was.
             warnings: What to note of the change.
 
         Raises:
@@ -214,6 +230,7 @@ class Writer:
                 "scale": 1.0 / store.rows,
                 "accelerators": (),
                 "drift": baseline or self.manifest.drift,
+                "background": background or self.manifest.background,
                 "history": (*self.manifest.history, change),
             }
         )

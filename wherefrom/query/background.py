@@ -15,12 +15,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from wherefrom.records import Background, Hit, Tier
-from wherefrom.store import Manifest
+from wherefrom.store import BackgroundRecord, Manifest
 
-__all__ = ["STANDS_OUT", "judged", "percentile"]
+__all__ = ["STANDS_OUT", "is_current", "judged", "percentile"]
 
 STANDS_OUT = 95.0
 """Share of random queries, in per cent, whose strongest hit has to be less near."""
+
+_GROWN = 1.25
+
+
+def is_current(record: BackgroundRecord, documents: int) -> bool:
+    """Whether the strongest hits among so many documents are as those that were measured.
+
+    The strongest of more documents is nearer, by chance alone; a quarter more does little.
+    """
+    return record.documents / _GROWN <= documents <= record.documents * _GROWN
 
 
 def percentile(manifest: Manifest, cosine: float) -> float | None:
@@ -38,7 +48,9 @@ def judged(
     proponents: Sequence[Hit],
     opponents: Sequence[Hit],
 ) -> Background | None:
-    """Whether either list stands out.
+    """Whether either list stands out; ``None`` where that is not known.
+
+    That is where nothing was measured, or among many more documents than there are now.
 
     Args:
         manifest: The index's.
@@ -48,7 +60,7 @@ def judged(
         opponents: Likewise.
     """
     record, fidelity = manifest.background, manifest.encoder.fidelity
-    if record is None:
+    if record is None or not is_current(record, manifest.store.rows):
         return None
     noise = None
     if tier == "stored" and fidelity is not None and fidelity.noise > 0.0:

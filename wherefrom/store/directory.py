@@ -27,8 +27,10 @@ __all__ = [
     "SCAN_DIRECTORY",
     "TABLE_DIRECTORY",
     "TABLE_NAME",
+    "Beside",
     "IndexState",
     "begin_build",
+    "beside",
     "build_info",
     "json_bytes",
     "json_object",
@@ -50,6 +52,16 @@ _LARGEST_JSON = 1 << 26
 _DEEPEST_JSON = 100  # Levels of arrays and objects: what walks them must not run out of stack.
 
 IndexState = Literal["absent", "empty", "finished", "unfinished", "foreign"]
+
+Beside = Literal["building", "replaced", "estimate", "fetched"]
+"""What may stand beside an index for a while: what is to replace it or was replaced, the folder of
+an estimate, and what is being fetched to its place."""
+
+
+def beside(index: Path, role: Beside) -> Path:
+    """Where it stands: on the disk of the index, also where that is reached by a link."""
+    place = Path(os.path.realpath(index))
+    return place.with_name(f".{place.name}.{role}")
 
 
 def state(directory: str | os.PathLike[str]) -> IndexState:

@@ -146,7 +146,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with storage_errors(target):
         try:
+            temporary.touch()
+            permissions = temporary.stat().st_mode
             write(temporary)
+            # safetensors puts a file of its own in its place, which its owner alone may read.
+            temporary.chmod(permissions)
             _fsync(temporary)
             os.replace(temporary, target)
         except BaseException:

@@ -316,6 +316,7 @@ class BackgroundRecord(Record):
     Attributes:
         pairs: Random pairs that were measured.
         queries: Distinct queries among them.
+        documents: Of the index, when they were measured.
         seed: They were drawn with.
         levels: Probabilities, ascending.
         quantiles: The pairs' cosines at these levels.
@@ -325,6 +326,7 @@ class BackgroundRecord(Record):
 
     pairs: Count
     queries: Count
+    documents: Count
     seed: int
     levels: _Some
     quantiles: _Some

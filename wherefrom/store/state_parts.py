@@ -119,9 +119,13 @@ class DriftRecord(Record):
         intercept: At one token.
         slope: For each unit of the logarithm of the scored tokens.
         spread: Standard deviation of what remains.
+        appended: Documents appended since that have any energy.
+        offset: Their mean distance from the line.
     """
 
     documents: Count
     intercept: float
     slope: float
     spread: float
+    appended: Count = 0
+    offset: float = 0.0
