@@ -99,7 +99,7 @@ def test_delete(index: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "say what to delete"),
-        (["--doc-id", "x", "--where", "year<1"], "say what to delete"),
+        (["--doc-id", "x", "--where", "year<1"], "--where stands alone"),
         (["--doc-id", "x"], "say --yes"),
         (["--where", "year<1850"], "all documents with year<1850; say --yes"),
     ],

@@ -151,6 +151,7 @@ def index(tmp_path: Path) -> Path:
         background=BackgroundRecord(
             pairs=6,
             queries=2,
+            documents=3,
             seed=5,
             levels=(0.0, 0.01, 0.99, 1.0),
             quantiles=(-0.9, -0.25, 0.5, 1.0),

@@ -380,7 +380,7 @@ def test_the_command_says_what_is_wrong(path: Path) -> None:
     (path / "scan" / "1" / "scale.npy").unlink()
     mended = run(path, "--repair")
     assert mended.exit_code == 0
-    assert "made again: the scan copy" in mended.stderr
+    assert "repaired: the scan copy" in mended.stderr
     for wrong in (["--tolerance", "1e-3"], ["--index", path], ["--fail-if", "x"]):
         assert run(path, *wrong).exit_code == 2
     assert run(path.parent, "--repair").exit_code == 2

@@ -60,6 +60,7 @@ def test_what_was_measured_comes_back_too(build_index: Build) -> None:
     background = BackgroundRecord(
         pairs=100,
         queries=8,
+        documents=90,
         seed=0,
         levels=(0.5, 0.99),
         quantiles=(0.0, 0.1),

@@ -19,7 +19,7 @@ _SHOWN = 5
 
 @contextmanager
 def interruptible(index: Path, remedy: str) -> Iterator[None]:
-    """Say what an interruption leaves: the index as it was.
+    """Say what an interruption leaves: the index as it was, or changed and not tidied up.
 
     Args:
         index: The index.
@@ -29,12 +29,17 @@ def interruptible(index: Path, remedy: str) -> Iterator[None]:
         Interrupted: For Ctrl-C and SIGTERM.
     """
     from wherefrom.cli.failures import Interrupted, terminable
+    from wherefrom.store import Manifest
 
+    before = Manifest.read(index).generation
     try:
         with terminable():
             yield
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(f"{index} is as it was before; {remedy}", interrupt) from interrupt
+        left = "as it was before"
+        if Manifest.read(index).generation != before:
+            left = "changed, and files of the state before are still in it"
+        raise Interrupted(f"{index} is {left}; {remedy}", interrupt) from interrupt
 
 
 def tell_change(

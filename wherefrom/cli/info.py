@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from wherefrom.errors import UnfinishedIndexError
+from wherefrom.errors import StorageError, UnfinishedIndexError
 
 if TYPE_CHECKING:
     from wherefrom.store import Manifest
@@ -31,6 +32,7 @@ def info(index: Path, as_json: bool) -> None:
     """
     from wherefrom.cli.render import emit_json, print_facts, terminal
     from wherefrom.store import Location, Manifest, build_info, state
+    from wherefrom.store.lock import writer_lock
 
     if state(index) == "unfinished":
         noted = build_info(index)
@@ -40,6 +42,8 @@ def info(index: Path, as_json: bool) -> None:
         else:
             facts = [("state", "unfinished"), *((k, v) for k, v in noted.items() if v)]
             print_facts(facts, terminal())
+        with suppress(StorageError), writer_lock(index):  # Where somebody builds it, it says so.
+            pass
         raise UnfinishedIndexError(
             f"{index} holds an unfinished build; run the command that began it again to go on, or "
             "remove it"

@@ -46,7 +46,7 @@ def _tell(found: Verification) -> None:
     from wherefrom.query.printable import printable
 
     for what in found.repaired:
-        click.echo(f"wherefrom: verify: made again: {printable(what)}", err=True)
+        click.echo(f"wherefrom: verify: repaired: {printable(what)}", err=True)
     for problem in found.problems:
         line = printable(f"{problem.where} {problem.detail}; {problem.remedy}")
         click.echo(f"wherefrom: verify: {problem.kind}: {line}", err=True)

@@ -182,8 +182,8 @@ def load_recorded(
 def _check_is_there(source: str, argument: str) -> None:
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise ModelError(
-            f"the index was built with {source}, which is not there any more; open it with the "
-            f"folder of a copy: wf.open(path, {argument}=...)"
+            f"the index was built with {source}, which is not there any more; name the folder of "
+            f"a copy: --{argument.replace('_', '-')} DIR, wf.open(path, {argument}=...)"
         )
 
 

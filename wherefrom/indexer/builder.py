@@ -21,7 +21,7 @@ from torch import nn
 
 from wherefrom.curvature.fitted import FittedCurvature
 from wherefrom.encoding.persistence import ENCODER_FILE, save_encoder
-from wherefrom.errors import IntegrityError
+from wherefrom.errors import IntegrityError, WherefromError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.indexer.background import background, encoded_queries, seconds_per_document
@@ -131,8 +131,8 @@ class IndexBuilder:
         self._replay = replay
         self._overwrite = overwrite
         self._resume = resume
-        self._threads = threads
-        self._factor_memory = factor_memory
+        self._threads = _positive("threads", threads, "1")
+        self._factor_memory = _positive("factor_memory", factor_memory, "8 * 2**30 (bytes)")
         refuse_taken_path(self._path, overwrite=overwrite)
         self._choice = ModelChoice(
             model,
@@ -354,3 +354,12 @@ class IndexBuilder:
         workshop.work.write(MEASURED, measured)
         self._progress("measuring the index", 1, 1)
         return measured
+
+
+def _positive(name: str, given: object, such: str) -> int | None:
+    """A whole number above 0, or none at all."""
+    if given is None:
+        return None
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise WherefromError(f"{name}={given!r} is not allowed; give a whole number, as {such}")
+    return given

@@ -39,19 +39,23 @@ def read_corpus(
     source: str | os.PathLike[str] | Iterable[Document],
     *,
     metadata_columns: Collection[str] | None = None,
+    text_columns: Collection[str] = (),
 ) -> Iterator[Document]:
     """Stream the documents of a path or an iterable, each one checked.
 
     Args:
         source: A path that :func:`~wherefrom.indexer.readers.read_documents` reads, or documents.
         metadata_columns: For a path, the columns to keep as metadata; all by default.
+        text_columns: For a CSV file, those that are text whatever their values look like.
 
     Raises:
         CorpusError: ``source`` is neither, holds no documents, or holds one that cannot be
             indexed: no id, text that is not valid Unicode, spans outside the text, nested metadata.
     """
     if isinstance(source, (str, os.PathLike)):
-        documents: Iterable[Document] = read_documents(source, metadata_columns=metadata_columns)
+        documents: Iterable[Document] = read_documents(
+            source, metadata_columns=metadata_columns, text_columns=text_columns
+        )
     elif isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
         documents = source
     else:
@@ -278,6 +282,10 @@ def _checked(document: object, position: int) -> Document:
                 f"{where}: the scored span ({start}, {end}) is not within its text of "
                 f"{len(document.text)} characters"
             )
+    if not isinstance(document.metadata, Mapping):
+        raise CorpusError(
+            f"{where}: metadata is {document.metadata!r:.80}; give a mapping of names to values"
+        )
     metadata = {name: _plain(name, value, where) for name, value in document.metadata.items()}
     return replace(document, metadata=metadata, scored=scored)
 

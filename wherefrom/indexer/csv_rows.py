@@ -11,7 +11,7 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from wherefrom.errors import CorpusError
@@ -36,18 +36,20 @@ _PARSERS: Mapping[str, Callable[[str], MetadataValue]] = {
 
 
 def csv_rows(
-    lines: Callable[[], Iterable[str]], path: Path
+    lines: Callable[[], Iterable[str]], path: Path, text_columns: Collection[str] = ()
 ) -> Iterator[tuple[str, dict[str, MetadataValue]]]:
     """Yield where each record stands and its cells by column name.
 
     Args:
         lines: Opens the file anew and gives its lines, ends included.
         path: The file's name, for messages.
+        text_columns: Columns that are text, whatever this file's values look like.
 
     Raises:
         CorpusError: The header or a record is malformed.
     """
     kinds = _column_kinds(lines(), path)
+    kinds |= dict.fromkeys(kinds.keys() & set(text_columns), "text")
     for where, record in _records(lines(), path):
         yield where, {name: _cell(name, value, kinds) for name, value in record.items()}
 

@@ -123,13 +123,19 @@ def cut_documents(
     skipped: Skipped,
     *,
     metadata_columns: Collection[str] | None = None,
+    text_columns: Collection[str] = (),
     read: Callable[[Document], object] | None = None,
 ) -> Iterator[tuple[Document, list[Document]]]:
     """Stream the documents of a corpus, chats rendered, each with its passages, which may be none.
 
-    Args and errors are those of :func:`passages`.
+    Args and errors are those of :func:`passages`, and ``text_columns`` of a CSV file are text
+    whatever their values look like.
     """
-    documents = read_corpus(source, metadata_columns=columns_to_read(metadata_columns, objective))
+    documents = read_corpus(
+        source,
+        metadata_columns=columns_to_read(metadata_columns, objective),
+        text_columns=text_columns,
+    )
     tokenizer = objective.bound_tokenizer
     seen: set[bytes] = set()
     while chunk := list(islice(documents, _AT_ONCE)):

@@ -38,7 +38,10 @@ _TEXT_SUFFIXES = (".txt", ".md")
 
 
 def read_documents(
-    path: str | os.PathLike[str], *, metadata_columns: Collection[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    metadata_columns: Collection[str] | None = None,
+    text_columns: Collection[str] = (),
 ) -> Iterator[Document]:
     """Stream the documents of a file or a folder.
 
@@ -46,6 +49,7 @@ def read_documents(
         path: One of :data:`SUPPORTED_FORMATS`. ``folder#split`` picks one split of a saved
             ``DatasetDict``.
         metadata_columns: The columns to keep as metadata; all by default.
+        text_columns: Of a CSV file, those that are text whatever their values look like.
 
     Returns:
         The documents in the file's order. A text file is one document, whose id is the file's
@@ -58,7 +62,7 @@ def read_documents(
     """
     source, split = _located(path)
     with _reading(source):
-        rows = _rows(source, split)
+        rows = _rows(source, split, text_columns)
     return _documents(rows, source, metadata_columns)
 
 
@@ -97,7 +101,7 @@ def _located(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     raise CorpusError(f"{whole} does not exist; give a corpus: {SUPPORTED_FORMATS}")
 
 
-def _rows(source: Path, split: str | None) -> Iterator[Row]:
+def _rows(source: Path, split: str | None, text_columns: Collection[str]) -> Iterator[Row]:
     if source.is_dir():
         if is_saved_dataset(source):
             return saved_dataset_rows(source, split)
@@ -115,7 +119,7 @@ def _rows(source: Path, split: str | None) -> Iterator[Row]:
             f"{source}: files of kind {Path(name).suffix or 'without suffix'!r} are not read; "
             f"give {SUPPORTED_FORMATS}"
         )
-    return reader(source)
+    return _csv_rows(source, text_columns) if reader is _csv_rows else reader(source)
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -134,8 +138,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
             raise CorpusError(f"{where}: JSON that cannot be read ({error})") from None
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    return csv_rows(lambda: (line for _, line in _lines(path)), path)
+def _csv_rows(path: Path, text_columns: Collection[str] = ()) -> Iterator[Row]:
+    return csv_rows(lambda: (line for _, line in _lines(path)), path, text_columns)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -293,8 +293,10 @@ class Appending:
 
 
 def _left_plan(work: Work) -> Plan | None:
-    """The plan that an interrupted append left; one that cannot be read is not gone on with."""
+    """The plan that an interrupted append left; work that cannot be read is not gone on with."""
     try:
+        work.read(COMMITTED, Committed)
+        work.read(ENCODER, EncoderPlan)
         return work.read(PLAN, Plan)
     except IntegrityError:
         return None

@@ -82,7 +82,13 @@ def texts(
         StorageError: The disk refuses.
     """
     found = Arrivals()
-    cut = cut_documents(documents, objective, found.skipped, metadata_columns=metadata_columns)
+    cut = cut_documents(
+        documents,
+        objective,
+        found.skipped,
+        metadata_columns=metadata_columns,
+        text_columns=[name for name, kind in table.layout.metadata.items() if kind == "string"],
+    )
     fresh = _new_passages(cut, table, found, replace)
     first = next(fresh, None)
     if first is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from wherefrom.errors import IntegrityError
 from wherefrom.maintenance.drift import Drift
 from wherefrom.store import CorpusRecord, DocumentTable, StoredRows
 from wherefrom.store.manifest_parts import MAX_SKIPPED_LISTED
@@ -18,6 +19,7 @@ __all__ = [
     "Contents",
     "changed_corpus",
     "content_digest",
+    "contents_leaving",
     "rows_at",
     "sources_gone",
 ]
@@ -73,6 +75,11 @@ class Contents:
         self._lines += [
             hashlib.sha256(doc_id.encode()).digest() + digest for doc_id, digest in pairs
         ]
+
+    def add_damaged(self, doc_id: str) -> None:
+        """Take in a document of which no more than its id is known."""
+        self.documents += 1
+        self._lines.append(hashlib.sha256(doc_id.encode()).digest())
 
     @property
     def digest(self) -> bytes:
@@ -134,13 +141,36 @@ def rows_at(table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[Store
         yield table.rows(ordinals[start : start + _ROWS_AT_ONCE])
 
 
+def contents_leaving(
+    table: DocumentTable, ordinals: NDArray[np.int64]
+) -> tuple[Contents, tuple[str, ...]]:
+    """Documents that are to be deleted, and the ids of those whose rows are damaged.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    leaving, damaged = Contents(), list[str]()
+    for start in range(0, len(ordinals), _ROWS_AT_ONCE):
+        some = ordinals[start : start + _ROWS_AT_ONCE]
+        try:
+            leaving.add(table.rows(some))
+            continue
+        except IntegrityError:
+            pass  # One of them, which its own row tells.
+        for ordinal in some:
+            try:
+                leaving.add(table.rows([ordinal]))
+            except IntegrityError:
+                (doc_id,) = table.facts.doc_ids([ordinal])
+                leaving.add_damaged(doc_id)
+                damaged.append(doc_id)
+    return leaving, tuple(damaged)
+
+
 def sources_gone(table: DocumentTable, removed: NDArray[np.int64]) -> int:
     """How many documents as they were given lose their last passage with rows ``removed``."""
-    sources: set[str] = set()
-    parents: set[str] = set()
-    for rows in rows_at(table, removed):
-        pairs = zip(rows.doc_ids, rows.parent_ids, strict=True)
-        sources.update(parent or doc_id for doc_id, parent in pairs)
-        parents.update(parent for parent in rows.parent_ids if parent is not None)
+    doc_ids, parent_ids = table.facts.doc_ids(removed), table.facts.parents_of(removed)
+    parents = {parent for parent in parent_ids if parent is not None}
+    sources = {parent or doc_id for doc_id, parent in zip(doc_ids, parent_ids, strict=True)}
     left = np.setdiff1d(table.facts.passages(sorted(parents)), removed)
     return len(sources) - len(set(table.facts.parents_of(left)))

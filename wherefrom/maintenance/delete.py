@@ -15,7 +15,7 @@ from wherefrom.maintenance.changes import (
     Contents,
     changed_corpus,
     content_digest,
-    rows_at,
+    contents_leaving,
     sources_gone,
 )
 from wherefrom.maintenance.rewriting import rewrite
@@ -75,9 +75,13 @@ def delete(
         writer.require_some_left(len(found))
         if not len(found) and not purge:
             return Change(writer.manifest.generation, len(table))
-        removed = Contents()
-        for rows in rows_at(table, found):
-            removed.add(rows)
+        removed, damaged = contents_leaving(table, found)
+        if damaged:
+            notes = (
+                *notes,
+                f"the row of document {damaged[0]!r} was damaged ({len(damaged)} such in all): its "
+                "tokens stay counted; append it again from where it is whole",
+            )
         corpus = changed_corpus(
             writer.manifest.corpus, removed, Contents(), parents=-sources_gone(table, found)
         )

@@ -257,9 +257,18 @@ class Inspection:
                 yield from self._readable(table, ordinals[middle:])
                 return
             self.damaged.append(int(ordinals[0]))
-            self._found("row", f"row {ordinals[0]}", cause(error), RESTORE)
+            name = self._name(table, int(ordinals[0]))
+            self._found("row", name, cause(error), f"{RESTORE}; or delete it and append it again")
             return
         yield rows
+
+    def _name(self, table: DocumentTable, ordinal: int) -> str:
+        """A document by its id, where the facts are whole."""
+        try:
+            (doc_id,) = table.facts.doc_ids([ordinal])
+        except WherefromError:
+            return f"row {ordinal}"
+        return f"document {doc_id!r}"
 
     def _offer_rewriting(self) -> None:
         """All rows are whole: whatever is wrong with the table's files, it can be written anew."""

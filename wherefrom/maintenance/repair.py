@@ -51,7 +51,7 @@ def repaired(
     wanted = {problem.kind for problem in problems if problem.rebuildable}
     made: list[str] = []
     with Writer.of(folder) as writer:
-        made += [f"{name} was removed" for name in writer.discarded]
+        made += [f"{name} (removed: a change that was cut short)" for name in writer.discarded]
         hints = [p for p in problems if p.where.endswith(HINT)]
         torn = [p for p in problems if p.where in writer.discarded]
         table = writer.folder / f"{writer.manifest.store.table}.lance"

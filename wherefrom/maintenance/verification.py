@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wherefrom.encoding.persistence import ENCODER_FILE
-from wherefrom.errors import QueryError, WherefromError
+from wherefrom.errors import IndexBusyError, ModelError, QueryError, WherefromError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
 from wherefrom.maintenance.inspection import RESTORE, Inspection, Problem, cause
@@ -27,6 +27,8 @@ from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
 __all__ = ["VERIFICATION_SCHEMA", "Verification", "verify", "verify_open"]
 
 VERIFICATION_SCHEMA = "wherefrom-verification/1"
+
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def verify(
     Raises:
         NotAnIndexError: There is no index, nor what is left of one.
         UnfinishedIndexError: A build there was interrupted.
-        IndexBusyError: It is to be repaired while another process writes to it.
+        IndexBusyError: It is to be repaired while another process writes to it, or was changed
+            again and again meanwhile.
         QueryError: The sample is negative.
         StorageError: The disk refuses, or the index is on object storage.
     """
@@ -120,17 +123,18 @@ def verify(
             return None
         return load_asker(folder, manifest, model, base_model, objective, device)
 
-    again = _Again(load, 0 if digests_only else sample, seed)
+    given = model is not None or base_model is not None
+    again = _Again(load, 0 if digests_only else sample, seed, given=given)
     found = _verified(folder, again, told)
     if not repair or found.ok:
         return found
     made: tuple[str, ...] = ()
     # What barred the way to the rows may have hidden something else that is wrong.
-    while more := repaired(folder, found.problems, told):
-        made += more
+    while not found.ok and (more := repaired(folder, found.problems, told)):
         found = _verified(folder, again, told)
-        if found.ok or len(made) > len(set(made)):
+        if set(more) <= set(made):
             break
+        made += more
     return replace(found, repaired=made)
 
 
@@ -158,11 +162,14 @@ class _Again:
         load: Gives the model side of the index; ``None`` where there is no model.
         sample: How many documents.
         seed: Of their choice.
+        given: Whether it is of the user's choice; else that it is not to be had says nothing of the
+            index.
     """
 
     load: Callable[[Manifest], Asker | None]
     sample: int
     seed: int
+    given: bool = True
 
     def encode(self, found: Inspection, progress: Progress) -> Reencoded | None:
         """Encode a sample of the rows that can be read; add what is wrong to what was found."""
@@ -182,19 +189,49 @@ class _Again:
                     "give it to wf.verify(path, model=your_model)"
                 )
                 return None
+        except ModelError as error:
+            if self.given:
+                self._refused(found, error)
+                return None
+            found.notes.append(
+                f"no document was encoded again: {cause(error)}; name the model (--model), or say "
+                "--digests-only"
+            )
+            return None
+        except WherefromError as error:
+            self._refused(found, error)
+            return None
+        try:
             tolerance = TOLERANCES[found.manifest.model.dtype]
             again = reencode(asker, found.table, ordinals, tolerance=tolerance, progress=progress)
         except WherefromError as error:
-            remedy = "give the model that the index was built with (--model)"
-            found.problems.append(Problem("model", "model", cause(error), remedy))
+            self._refused(found, error)
             return None
         for doc_id in again.differing:
             detail = "its vector is not what the model makes of its text"
             found.problems.append(Problem("encoding", f"document {doc_id!r}", detail, RESTORE))
         return again
 
+    def _refused(self, found: Inspection, error: WherefromError) -> None:
+        remedy = "give the model that the index was built with (--model)"
+        found.problems.append(Problem("model", "model", cause(error), remedy))
+
 
 def _verified(folder: Path, again: _Again, progress: Progress) -> Verification:
+    """What is found out; once more where a writer took away meanwhile what was looked at."""
+    for _ in range(_ATTEMPTS):
+        found = _looked_at(folder, again, progress)
+        if found.ok or found.manifest_sha256 is None:
+            return found
+        if Manifest.read(folder).digest == found.manifest_sha256:
+            return found
+    raise IndexBusyError(
+        f"{folder} was changed {_ATTEMPTS} times while it was verified; verify it while nobody "
+        "writes to it"
+    )
+
+
+def _looked_at(folder: Path, again: _Again, progress: Progress) -> Verification:
     manifest = _manifest(folder)
     if isinstance(manifest, Problem):
         return Verification(str(folder), (manifest,), MappingProxyType({}), None, (), (), None)

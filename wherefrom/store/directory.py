@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,6 +49,7 @@ TABLE_NAME = "documents"
 TABLE_DIRECTORY = "documents.lance"
 SCAN_DIRECTORY = "scan"
 
+_HALF_MARKED = re.compile(rf"\.{re.escape(BUILD_FILE)}\.[0-9a-f]+\.tmp")
 _LARGEST_JSON = 1 << 26
 _DEEPEST_JSON = 100  # Levels of arrays and objects: what walks them must not run out of stack.
 
@@ -68,7 +70,8 @@ def state(directory: str | os.PathLike[str]) -> IndexState:
     """What stands at ``directory``, as far as building or opening an index there is concerned.
 
     Returns:
-        ``absent`` (nothing), ``empty`` (an empty directory, a lock aside), ``finished`` (has a
+        ``absent`` (nothing), ``empty`` (an empty directory, but for a lock and what a build that
+        was killed at its first step left), ``finished`` (has a
         manifest of ours, of any format version), ``unfinished`` (a build was begun, no manifest) or
         ``foreign`` (anything else, which must never be overwritten).
 
@@ -82,6 +85,7 @@ def state(directory: str | os.PathLike[str]) -> IndexState:
         if not folder.is_dir():
             return "foreign"
         names = {entry.name for entry in folder.iterdir()} - {LOCK_FILE}
+        names = {name for name in names if not _HALF_MARKED.fullmatch(name)}
     if not names:
         return "empty"
     if MANIFEST_FILE in names:

@@ -173,9 +173,9 @@ class Facts:
         """Documents that the passages at ``ordinals`` were cut from; ``None`` for whole ones."""
         return self._taken("parent_id", ordinals)
 
-    def doc_ids(self) -> list[str]:
-        """Ids of all documents, in order."""
-        return self._taken("doc_id", None)
+    def doc_ids(self, ordinals: ArrayLike | None = None) -> list[str]:
+        """Ids of the documents at ``ordinals``; of all, in order, by default."""
+        return self._taken("doc_id", ordinals)
 
     def repeated(self) -> list[str]:
         """Ids that more than one document has, which must not be."""

@@ -59,8 +59,8 @@ class StoredRows:
             if expected != digest:
                 doc_id = self.batch.column("doc_id")[i].as_py()
                 raise IntegrityError(
-                    f"the stored row of document {doc_id!r} differs from its digest; "
-                    "restore the index from a copy or build it again"
+                    f"the stored row of document {doc_id!r} differs from its digest; restore the "
+                    "index from a copy, or delete the document and append it again"
                 )
 
     @cached_property
