@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+from functools import cache
 from typing import Any
 
 # Read when numpy, torch and tokenizers are first imported, hence before those imports. Tests run in
@@ -17,6 +18,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
 import numpy as np
+import psutil
 import pytest
 
 hypothesis.settings.register_profile(
@@ -38,17 +40,21 @@ def _seeds() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@cache
+def _own_addresses() -> frozenset[str]:
+    """Addresses of this machine, by one of which the nodes of a Ray cluster on it are reached."""
+    found = (one.address for group in psutil.net_if_addrs().values() for one in group)
+    return frozenset({"127.0.0.1", "::1", *found})
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test that reaches for another machine."""
     connect = socket.socket.connect
 
     def connect_here(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
-            "127.0.0.1",
-            "::1",
-            "localhost",
-        ):
+        internet = self.family in (socket.AF_INET, socket.AF_INET6)
+        if internet and address[0] != "localhost" and address[0] not in _own_addresses():
             pytest.fail(f"the test tried to connect to {address[0]}")
         connect(self, address)
 

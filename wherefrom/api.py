@@ -163,9 +163,12 @@ def build(
         progress=progress,
         replay=replay,
     )
-    built = builder.run()
-    if place.remote:
-        publish(built, place, replace=overwrite, progress=progress)
+
+    def publish_there(built: os.PathLike[str]) -> None:
+        if place.remote:
+            publish(built, place, replace=overwrite, progress=progress)
+
+    built = builder.run(publish_there)
     return Index(
         place if place.remote else built,
         model=builder.model,

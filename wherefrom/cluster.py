@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from wherefrom.errors import ExecutionError, MissingExtraError
 
 __all__ = ["Cluster", "first_line"]
+
+_PATIENCE = 10.0  # seconds
 
 
 class Cluster:
@@ -54,13 +57,29 @@ class Cluster:
             room = max(os.cpu_count() or 1, processors)
             options |= {"address": "local", "num_cpus": room, "include_dashboard": False}
         try:
+            if address:
+                _require_answer(address)
             self.ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
             raise ExecutionError(
                 f"cannot reach {where} ({first_line(error)}); start it, or choose "
                 "executor='processes'"
             ) from error
+
+
+def _require_answer(address: str) -> None:
+    """Make sure that somebody listens: Ray itself tries for minutes, and hears no signal.
+
+    Args:
+        address: ``host:port``, also of a Ray client; others, as ``auto``, Ray finds by itself.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
 
 
 def first_line(error: BaseException) -> str:

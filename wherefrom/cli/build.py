@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from wherefrom.cli import values
-from wherefrom.cli.execution import execution_options, left_at, tell_of_going_on
+from wherefrom.cli.execution import (
+    execution_options,
+    is_another_rank,
+    left_at,
+    tell_of_going_on,
+)
 from wherefrom.records import SCORE_CONTRACT
 
 if TYPE_CHECKING:
@@ -241,13 +246,12 @@ def build(
         )
     if label is not None and objective not in (None, "sequence-classification"):
         raise click.UsageError(f"--label does not go with --objective {objective}; leave it out")
-    if executor in (None, "torchrun") and "RANK" in os.environ:
-        from wherefrom.indexer.executors.torchrun import is_follower, serve
+    if is_another_rank():
+        if executor in (None, "torchrun") and not dry_run:
+            from wherefrom.indexer.executors.torchrun import serve
 
-        if is_follower():
-            if not dry_run:
-                serve()
-            return
+            serve()
+        return
     given: dict[str, Any] = {
         "base_model": base_model,
         "dtype": dtype,

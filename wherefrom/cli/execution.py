@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["EXECUTORS", "execution_options", "left_at", "tell_of_going_on"]
+__all__ = ["EXECUTORS", "execution_options", "is_another_rank", "left_at", "tell_of_going_on"]
 
 EXECUTORS = ("serial", "processes", "ray", "torchrun")
 """``wherefrom.indexer.executors.EXECUTORS``, which takes torch to import."""
@@ -67,6 +68,15 @@ def execution_options(command: _Command) -> _Command:
     for option in reversed((*_OPTIONS, _FACTOR_MEMORY)):
         command = option(command)
     return command
+
+
+def is_another_rank() -> bool:
+    """Whether rank 0 of the same job does what this process was told to."""
+    if "RANK" not in os.environ:
+        return False
+    from wherefrom.indexer.executors.torchrun import is_follower
+
+    return is_follower()
 
 
 def tell_of_going_on(index: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -163,8 +163,11 @@ class IndexBuilder:
         """What the model's outputs mean, with its tokenizer."""
         return self._extractor.objective
 
-    def run(self) -> Path:
+    def run(self, then: Callable[[Path], object] = lambda built: None) -> Path:
         """Build the index, or go on building it, and return its path.
+
+        Args:
+            then: Called with the finished index, while other ranks of the job still wait.
 
         Raises:
             WherefromError: Something is wrong with the corpus, the model or the disk.
@@ -184,6 +187,7 @@ class IndexBuilder:
                     workshop = planner.begin(place)
                     with torch_threads(workshop.plan.threads):
                         self._build(workshop, resumed=not place.began)
+            then(self._path)
             failed = False
         finally:
             self._executor.close(failed=failed)
