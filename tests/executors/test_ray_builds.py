@@ -53,6 +53,7 @@ def test_a_node_killed_in_the_middle_changes_nothing(
     require_same(tmp_path / "ray", tmp_path / "serial", queries, model=SlowPerceptron())
 
 
+@pytest.mark.slow
 def test_an_append_outlives_a_node(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

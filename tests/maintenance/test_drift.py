@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import wherefrom as wf
-from wherefrom.maintenance.drift import baseline, compare
+from wherefrom.maintenance.delete import delete
+from wherefrom.maintenance.drift import baseline, compare, followed, since_build
 from wherefrom.store import Manifest
 
 seeds = st.integers(0, 2**32 - 1)
@@ -127,3 +129,89 @@ def test_only_documents_of_another_kind_are_warned_of(tmp_path: Path) -> None:
     assert [one.drift is not None for one in published] == [True, True]
     assert published[1].warnings == change.warnings
     assert json.loads(index.manifest.to_bytes())["history"][1]["drift"] == change.drift.energy
+
+
+def test_documents_that_come_one_by_one_are_warned_of_as_those_that_come_at_once() -> None:
+    rng = np.random.default_rng(1)
+    record = baseline(*documents(rng, 300))
+    assert record is not None
+    norms, tokens = documents(rng, 40, 4.0)
+    at_once = compare(record, norms, tokens)
+    for i in range(40):
+        one = compare(record, norms[i : i + 1], tokens[i : i + 1])
+        assert one is not None
+        assert one.warning is None
+        record = followed(record, one)
+    found = since_build(record)
+    assert found is not None
+    assert at_once is not None
+    assert found.energy == pytest.approx(at_once.energy)
+    assert (found.documents, found.warning) == (40, at_once.warning)
+    assert found.warning is not None
+
+
+def test_appends_of_a_few_documents_are_warned_of_in_the_end(tmp_path: Path) -> None:
+    model, x, y = trained()
+    index = wf.build(model, (x[:300], y[:300]), tmp_path / "i", encoder="none", device="cpu")
+    others = torch.randn(12, 8, generator=torch.Generator().manual_seed(3)) * 8
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(12):
+            told.append(index.append((others[i : i + 1], y[i : i + 1])).warnings)
+    assert told[0] == ()
+    assert "12 appended documents have" in told[-1][0]
+
+
+@pytest.mark.parametrize("kind", ["identity", "lissa"])
+def test_nothing_is_said_of_a_curvature_that_whitens_nothing(tmp_path: Path, kind: str) -> None:
+    """Its norms tell nothing of what it was fitted on: built over all, scores are the same."""
+    model, x, y = trained()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index = wf.build(
+            model, (x[:60], y[:60]), tmp_path / "i", encoder="none", device="cpu", curvature=kind
+        )
+    change = index.append((x[60:100] * 8, y[60:100]))
+    assert (change.drift, change.warnings) == (None, ())
+
+
+def test_the_background_grows_with_the_index(tmp_path: Path) -> None:
+    """The strongest of more documents is nearer: as if the index had been built with all."""
+    generator = torch.Generator().manual_seed(0)
+    model, x = nn.Linear(60, 2), torch.randn(700, 60, generator=generator)
+    y = torch.arange(700) % 2
+    options = {"encoder": "none", "device": "cpu", "curvature": "identity"}
+    index = wf.build(model, (x[:60], y[:60]), tmp_path / "grown", **options)
+    few = index.manifest.background
+    assert few is not None
+    index.append((x[60:70], y[60:70]))
+    assert index.manifest.background == few
+    index.append((x[70:], y[70:]))
+    grown = index.manifest.background
+    whole = wf.build(model, (x, y), tmp_path / "whole", **options).manifest.background
+    assert grown is not None
+    assert whole is not None
+    assert (few.documents, grown.documents, whole.documents) == (60, 700, 700)
+    assert (grown.queries, grown.pairs) == (whole.queries, pytest.approx(whole.pairs, abs=40))
+    assert np.median(grown.highest) == pytest.approx(np.median(whole.highest), abs=0.02)
+    assert np.median(few.highest) < np.median(whole.highest) - 0.01
+
+
+def test_where_many_are_gone_the_background_is_measured_again_or_not_told(tmp_path: Path) -> None:
+    model, x, y = trained()
+    path = tmp_path / "i"
+    index = wf.build(model, (x[:200], y[:200]), path, encoder="none", device="cpu")
+    question = {"inputs": x[0], "target": y[0]}
+    assert index.query(**question).certificate.background is not None
+    gone = index.doc_ids()[:100]
+    assert index.delete(gone).warnings == ()
+    record = index.manifest.background
+    assert record is not None
+    assert record.documents == 100
+    change = delete(path, index.doc_ids()[:50])  # As on the command line, without the model.
+    assert "do not say it until an append" in change.warnings[0]
+    with wf.open(path, model=model) as again:
+        assert again.query(**question).certificate.background is None
+        again.append((x[300:310], y[300:310]))
+        assert again.query(**question).certificate.background is not None

@@ -24,13 +24,21 @@ from wherefrom.cli.main import commands
 from wherefrom.cli.publish import FETCH_SCHEMA, PUBLISH_SCHEMA
 from wherefrom.cli.publish import fetch as fetch_command
 from wherefrom.cli.publish import publish as publish_command
-from wherefrom.errors import IndexBusyError, IndexExistsError, IntegrityError, StorageError
+from wherefrom.errors import (
+    IndexBusyError,
+    IndexExistsError,
+    IntegrityError,
+    NotAnIndexError,
+    StorageError,
+)
 from wherefrom.indexer.workshop import Workshop
+from wherefrom.maintenance import fetch as fetching
 from wherefrom.maintenance.fetch import fetch
 from wherefrom.maintenance.index import Index
 from wherefrom.maintenance.publish import building_folder, built_at, publish
 from wherefrom.store import Location, Manifest, state
 from wherefrom.store.cache import cache_folder
+from wherefrom.store.directory import beside
 from wherefrom.store.lock import writer_lock
 from wherefrom.store.remote import RemoteFolder
 
@@ -560,3 +568,68 @@ def test_what_a_build_for_a_url_records_and_says(
     again = run.invoke(commands, [*replay[1:], "--overwrite", "--json"])
     assert json.loads(again.stdout)["index"] == url
     assert sorted(entry.name for entry in tmp_path.iterdir() if "s3" in entry.name) == []
+
+
+def test_a_fetch_that_goes_on_holds_nothing_that_was_taken_down_meanwhile(
+    path: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(path, url)
+    target, text = tmp_path / "fetched.index", DOCUMENTS[3].text.encode()
+    count = len(fetching.published_parts(Manifest.read(path)))
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if done == count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(url, target, progress=stop)
+    left = beside(target, "fetched")
+    data = next(left.glob("documents.lance/data/*.lance"))
+    data.rename(data.with_name(f".{data.name}.part"))
+    assert any(text in file.read_bytes() for file in left.rglob("*") if file.is_file())
+    opened(path).delete([DOCUMENTS[3].doc_id], purge=True)
+    publish(path, url, prune=True)
+    fetch(url, target)
+    assert contents(target) == contents(path)
+    assert not any(text in file.read_bytes() for file in target.rglob("*") if file.is_file())
+    assert wf.verify(target, digests_only=True).notes == ()
+
+
+def test_what_a_publication_left_bars_nobody_who_prunes(
+    path: Path, later: Path, url: str, tmp_path: Path
+) -> None:
+    """Published, replaced by the state before, and then changed otherwise."""
+    publish(path, url)
+    publish(later, url)
+    publish(path, url, replace=True)
+    with opened(path) as index:
+        index.delete([DOCUMENTS[5].doc_id])
+        index.delete([DOCUMENTS[6].doc_id])
+    with pytest.raises(IntegrityError, match="or say --prune if nobody else publishes"):
+        publish(path, url)
+    publish(path, url, prune=True)
+    assert contents(url) == contents(path)
+    fetch(url, tmp_path / "fetched.index")
+
+
+def test_what_the_published_state_names_is_never_written_over(
+    path: Path, later: Path, url: str
+) -> None:
+    publish(path, url)
+    publish(later, url)
+    with opened(path) as index:
+        index.delete([DOCUMENTS[5].doc_id])
+        index.delete([DOCUMENTS[6].doc_id])
+    with pytest.raises(IntegrityError, match="another branch of the index was; publish to another"):
+        publish(path, url, replace=True, prune=True)
+    assert contents(url) == contents(later)
+
+
+def test_places_that_hold_no_index_are_one_line(path: Path, url: str, tmp_path: Path) -> None:
+    with pytest.raises(NotAnIndexError, match="does not exist"):
+        publish(tmp_path / "nowhere", url)
+    publish(path, url)
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "writer.lock").touch()
+    fetch(url, tmp_path / "left")
+    assert contents(tmp_path / "left") == contents(path)

@@ -19,7 +19,8 @@ from damage import Damage
 from tiny_lm import save_tiny_lm, text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.cli.main import commands
 from wherefrom.errors import IndexBusyError, NotAnIndexError, QueryError, UnfinishedIndexError
-from wherefrom.maintenance.inspection import MOST_NAMED
+from wherefrom.maintenance.delete import delete
+from wherefrom.maintenance.inspection import MOST_NAMED, Inspection
 from wherefrom.records import Document
 from wherefrom.store import DocumentTable, Manifest, ScanCopy, file_sha256
 from wherefrom.store.directory import begin_build
@@ -393,3 +394,27 @@ def test_a_damaged_list_of_deleted_rows_is_refused(path: Path) -> None:
         wf.open(path)
     kinds = {problem.where: problem.kind for problem in wf.verify(path, digests_only=True).problems}
     assert kinds[place] == "documents"
+
+
+def test_a_writer_at_work_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is taken away in the middle; then all is looked at once more."""
+    looks: list[int] = []
+    before = Manifest.read(path).generation
+
+    def files(inspection: Inspection) -> None:
+        looks.append(inspection.manifest.generation)
+        if len(looks) == 1:
+            delete(path, ["speech 03"], purge=True)
+        whole(inspection)
+
+    whole = Inspection.files
+    monkeypatch.setattr(Inspection, "files", files)
+    found = wf.verify(path, digests_only=True)
+    assert found.ok
+    assert looks == [before, before + 1]
+    assert found.manifest_sha256 == Manifest.read(path).digest
+
+
+def test_damage_is_told_of_a_state_that_stays(path: Path) -> None:
+    flipped(path, "encoder.safetensors")
+    assert [one.kind for one in wf.verify(path, digests_only=True).problems] == ["encoder"]
