@@ -59,7 +59,8 @@ _FACTOR_MEMORY = click.option(
     callback=_bytes,
     metavar="BYTES",
     help="Memory for the curvature's factors, as 8G; less of it takes more passes over the "
-    "documents. Half of the machine's by default.",
+    "documents. By default all layers are gathered in one, and none may take more than half of "
+    "the machine's memory.",
 )
 
 
