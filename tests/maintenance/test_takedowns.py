@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import wherefrom as wf
 from maintenance.test_verification import flipped
 from maintenance.work import POOL, contents, opened
 from tiny_lm import text_documents, tiny_llama, tiny_tokenizer
 from wherefrom.cli.delete import _read_ids
+from wherefrom.cli.main import commands
 from wherefrom.errors import CorpusError, IntegrityError, QueryError
 from wherefrom.indexer import estimate as estimating
 from wherefrom.maintenance.delete import delete
+from wherefrom.maintenance.writer import Writer
 from wherefrom.store import Manifest
 from wherefrom.store.directory import beside
 
@@ -185,3 +188,37 @@ def test_what_is_skipped_each_time_is_counted_once(path: Path) -> None:
 def test_metadata_that_are_no_mapping_are_one_line(path: Path) -> None:
     with pytest.raises(CorpusError, match="metadata is None; give a mapping"):
         opened(path).append([wf.Document("x", "gold silver", None)])  # type: ignore[arg-type]
+
+
+def test_what_a_purge_left_when_it_was_interrupted_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All was done but the removal of the old files, which hold the text."""
+    text, sweeps = POOL[2].text.encode(), []
+
+    def interrupted(writer: Writer, **given: Any) -> bool:
+        sweeps.append(writer)
+        if len(sweeps) == 2:
+            raise KeyboardInterrupt
+        return sweep(writer, **given)
+
+    sweep = Writer.sweep
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "sweep", interrupted)
+        result = CliRunner().invoke(
+            commands, ["delete", str(path), "--doc-id", IDS[2], "--purge", "--yes"]
+        )
+    assert result.exit_code == 130
+    assert "is changed, and files of the state before are still in it" in result.stderr
+    assert any(text in file.read_bytes() for file in path.rglob("*") if file.is_file())
+    (problem,) = wf.verify(path, digests_only=True).problems
+    assert (problem.kind, problem.rebuildable) == ("file", True)
+    assert "are left of what was purged" in problem.detail
+    repaired = wf.verify(path, digests_only=True, repair=True)
+    assert (repaired.ok, repaired.repaired) == (True, ("what a purge had left was removed",))
+    assert not any(text in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+
+def test_ids_that_are_not_there_are_told(path: Path) -> None:
+    change = delete(path, [IDS[1], "nobody", "no one"], missing_ok=True)
+    assert (change.removed, change.missing) == (1, ("nobody", "no one"))

@@ -264,7 +264,8 @@ def test_unknown_files_are_noted_and_harmless(path: Path) -> None:
     (path / "notes.txt").touch()
     found = wf.verify(path, digests_only=True)
     assert found.ok
-    assert "notes.txt, scan/9/codes.npy (2 in all)" in found.notes[0]
+    assert "1 files of earlier states or interrupted changes" in found.notes[0]
+    assert "does not name: notes.txt (1 in all)" in found.notes[1]
 
 
 def rewritten(path: Path, change: Callable[[list[Document]], None], **columns: Any) -> None:

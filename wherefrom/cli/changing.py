@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,10 +85,15 @@ def _facts(index: Path, change: Change, seconds: float) -> list[tuple[str, objec
     counts = (("added", change.added), ("removed", change.removed), ("there already", change.same))
     facts += [(name, f"{count:,}") for name, count in counts if count]
     if change.skipped:
-        shown = ", ".join(change.skipped[:_SHOWN])
-        more = ", ..." if len(change.skipped) > _SHOWN else ""
-        facts.append(("skipped", f"without a scored token: {shown}{more}"))
+        facts.append(("skipped", f"without a scored token: {_some(change.skipped)}"))
+    if change.missing:
+        facts.append(("not there", f"{len(change.missing):,}: {_some(change.missing)}"))
     facts.append(("documents", f"{change.documents:,}"))
     if change.drift is not None:
         facts.append(("drift", f"{change.drift.energy:.2f} times the whitened energy of the build"))
     return [*facts, ("generation", change.generation), ("seconds", f"{seconds:.1f}")]
+
+
+def _some(ids: Sequence[str]) -> str:
+    """The first of some ids."""
+    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")

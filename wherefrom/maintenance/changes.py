@@ -38,6 +38,7 @@ class Change:
         removed: Documents that were deleted or replaced.
         same: Documents that were given but are in the index already.
         skipped: Ids of documents given of which the model predicts nothing.
+        missing: Ids that were to be deleted and that the index does not hold.
         drift: How the appended documents compare with those of the build.
         accelerators: Names of those that the change left behind: make them again.
         warnings: What to mind; the index's history keeps it.
@@ -49,6 +50,7 @@ class Change:
     removed: int = 0
     same: int = 0
     skipped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     drift: Drift | None = None
     accelerators: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

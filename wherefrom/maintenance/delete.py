@@ -63,6 +63,7 @@ def delete(
                 "to have been interrupted: the files that were left over have been removed now"
             )
             return Change(writer.manifest.generation, len(table), warnings=(ended, *notes))
+        missing: tuple[str, ...] = ()
         if where is not None:
             found = table.facts.where(where)
             if not len(found) and not missing_ok:
@@ -71,10 +72,16 @@ def delete(
                     "there is, or say --missing-ok (missing_ok=True)"
                 )
         else:
-            found = named_documents(table, doc_ids or (), missing_ok=missing_ok)
+            found, missing = named_documents(table, doc_ids or ())
+            if missing and not missing_ok:
+                others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise QueryError(
+                    f"the index holds no document {missing[0]!r}{others}; give ids as hits show "
+                    "them, or say --missing-ok (missing_ok=True)"
+                )
         writer.require_some_left(len(found))
         if not len(found) and not purge:
-            return Change(writer.manifest.generation, len(table))
+            return Change(writer.manifest.generation, len(table), missing=missing)
         removed, damaged = contents_leaving(table, found)
         if damaged:
             notes = (
@@ -117,6 +124,7 @@ def delete(
             writer.manifest.generation,
             store.rows,
             removed=removed.documents,
+            missing=missing,
             accelerators=left_behind,
             warnings=notes,
         )
@@ -162,25 +170,18 @@ def compact(folder: str | os.PathLike[str], *, opened: Manifest | None = None) -
 
 
 def named_documents(
-    table: DocumentTable, doc_ids: Sequence[str], *, missing_ok: bool
-) -> NDArray[np.int64]:
-    """Ordinals, ascending, of documents by their ids; a parent's id stands for its passages.
+    table: DocumentTable, doc_ids: Sequence[str]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Ordinals, ascending, of documents by their ids, and the ids that the index does not hold.
 
-    Raises:
-        QueryError: The index holds no such document.
+    A parent's id stands for its passages.
     """
     found = table.facts.find(doc_ids)
     passages = table.facts.passages(doc_ids)
-    if not missing_ok:
-        parents = set(table.facts.parents_of(passages))
-        unknown = [one for one in dict.fromkeys(doc_ids) if one not in found and one not in parents]
-        if unknown:
-            others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise QueryError(
-                f"the index holds no document {unknown[0]!r}{others}; give ids as hits show them, "
-                "or say --missing-ok (missing_ok=True)"
-            )
-    return np.union1d(np.fromiter(found.values(), np.int64, len(found)), passages)
+    parents = set(table.facts.parents_of(passages))
+    missing = [one for one in dict.fromkeys(doc_ids) if one not in found and one not in parents]
+    ordinals = np.union1d(np.fromiter(found.values(), np.int64, len(found)), passages)
+    return ordinals, tuple(missing)
 
 
 def _require_ids(given: object) -> None:
@@ -194,4 +195,4 @@ def _was_purged(manifest: Manifest, table: DocumentTable, doc_ids: Sequence[str]
     """Whether the last change was a purge, and left none of these documents."""
     if not manifest.history or manifest.history[-1].kind != "purge":
         return False
-    return not len(named_documents(table, doc_ids, missing_ok=True))
+    return not len(named_documents(table, doc_ids)[0])

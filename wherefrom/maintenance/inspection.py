@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from wherefrom.encoding.persistence import ENCODER_FILE
 from wherefrom.errors import MissingExtraError, WherefromError
+from wherefrom.maintenance.writer import is_made_by_writers
 from wherefrom.records import Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
@@ -44,6 +45,7 @@ from wherefrom.store.versions import HINT, hint, torn_versions
 
 __all__ = [
     "MOST_NAMED",
+    "PURGE",
     "REPAIR",
     "RESTORE",
     "Inspection",
@@ -62,6 +64,9 @@ MOST_NAMED = 100
 RESTORE = "restore the index from a copy, or build it again"
 REPAIR = "make it again with wherefrom verify --repair"
 """Remedies: what cannot be made again, and what can."""
+
+PURGE = "remove them with wherefrom verify --repair, or give the purge again"
+"""Remedy for a purge that was interrupted when all but its last step was done."""
 
 _ENTRIES_PER_READ = 1 << 22
 _ROWS_PER_READ = 1024
@@ -138,7 +143,26 @@ class Inspection:
         self._check_versions()
         known = {MANIFEST_FILE, BUILD_FILE, LOCK_FILE, f"{self._table}/{HINT}"}
         torn = {problem.where for problem in self.problems}
-        if others := sorted(held - named.keys() - known - torn):
+        self._check_others(sorted(held - named.keys() - known - torn))
+
+    def _check_others(self, names: list[str]) -> None:
+        """Files that the manifest does not name."""
+        folders = {SCAN_DIRECTORY, self._table}
+        earlier = [
+            name
+            for name in names
+            if (top := name.partition("/")[0]) in folders or is_made_by_writers(top)
+        ]
+        history = self.manifest.history
+        if earlier and history and history[-1].kind == "purge":
+            detail = f"and {len(earlier) - 1} more files are left of what was purged"
+            self._found("file", earlier[0], detail, PURGE, rebuildable=True)
+        elif earlier:
+            self.notes.append(
+                f"{len(earlier):,} files of earlier states or interrupted changes are there, of "
+                "which nothing is read; they go with the next change"
+            )
+        if others := [name for name in names if name not in set(earlier)]:
             listed = ", ".join(others[:_LISTED]) + (", ..." if len(others) > _LISTED else "")
             self.notes.append(
                 f"nothing is read from files that the manifest does not name: {listed} "

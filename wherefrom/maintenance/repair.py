@@ -52,6 +52,8 @@ def repaired(
     made: list[str] = []
     with Writer.of(folder) as writer:
         made += [f"{name} (removed: a change that was cut short)" for name in writer.discarded]
+        if "file" in wanted and writer.sweep():
+            made.append("what a purge had left was removed")
         hints = [p for p in problems if p.where.endswith(HINT)]
         torn = [p for p in problems if p.where in writer.discarded]
         table = writer.folder / f"{writer.manifest.store.table}.lance"

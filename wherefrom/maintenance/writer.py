@@ -39,7 +39,7 @@ from wherefrom.store.location import lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
 from wherefrom.store.versions import discard_torn
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "is_made_by_writers"]
 
 _TABLE = re.compile(r"documents(-[0-9]+)?\.lance")
 _DELETED = re.compile(r"deleted-[0-9a-f]+\.npy")
@@ -125,7 +125,7 @@ class Writer:
         keep |= {name for name, kind in _ACCELERATORS.items() if kind in kinds}
         with storage_errors(self.folder):
             for entry in sorted(self.folder.iterdir()):
-                if entry.name not in keep and _is_made_by_writers(entry.name):
+                if entry.name not in keep and is_made_by_writers(entry.name):
                     held |= _TABLE.fullmatch(entry.name) is not None
                     _remove(entry)
             if self.scan_folder.is_dir():
@@ -251,7 +251,8 @@ class Writer:
             )
 
 
-def _is_made_by_writers(name: str) -> bool:
+def is_made_by_writers(name: str) -> bool:
+    """Whether an entry of an index by that name, where no manifest names it, is a writer's."""
     if name in _ACCELERATORS or name == WORK_DIRECTORY:
         return True
     return any(pattern.fullmatch(name) for pattern in (_TABLE, _DELETED, _HALF_WRITTEN))
