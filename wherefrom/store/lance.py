@@ -17,7 +17,13 @@ from wherefrom.store.digests import file_sha256
 from wherefrom.store.durable import fsync_tree, storage_errors
 from wherefrom.store.location import Database, Location
 from wherefrom.store.remote import remote_errors
-from wherefrom.store.versions import HINT, VERSION_FILE, require_own_data, version_name
+from wherefrom.store.versions import (
+    HINT,
+    VERSION_FILE,
+    require_own_data,
+    require_own_versions,
+    version_name,
+)
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
@@ -120,9 +126,10 @@ def clean_table(table: LanceTable, path: Path) -> None:
     """Remove what only earlier versions of a table need, and what a killed writer left of it.
 
     Raises:
-        IntegrityError: The table is damaged.
+        IntegrityError: The table is damaged, or names data elsewhere.
         StorageError: The disk refuses.
     """
+    require_own_versions(path)
     with table_errors(path), warnings.catch_warnings():
         # Compacting makes two versions in no time: any age but none would leave one of them.
         warnings.simplefilter("ignore", UserWarning)

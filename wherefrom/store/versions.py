@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from wherefrom.errors import IndexBusyError, IntegrityError, StorageError
@@ -25,6 +26,7 @@ __all__ = [
     "discard_torn",
     "hint",
     "require_own_data",
+    "require_own_versions",
     "take_back",
     "torn_versions",
     "version_files",
@@ -129,10 +131,18 @@ def require_own_data(table: Path, version: int | None) -> None:
                 "it; what was published is whole: open the index once, or run 'wherefrom verify "
                 "INDEX --repair', as a user who may write to its folder"
             )
-        try:
-            require_no_bases(read_regular(file, LARGEST_VERSION), file)
-        except FileNotFoundError:
-            continue  # A version that nobody needs, cleaned up meanwhile.
+        _require_own(file)
+
+
+def require_own_versions(table: Path) -> None:
+    """Refuse a table on disk, any version of which names data elsewhere: cleaning reads them all.
+
+    Raises:
+        IntegrityError: One does, or cannot be read.
+        StorageError: The disk refuses.
+    """
+    for file in version_files(table).values():
+        _require_own(file)
 
 
 def take_back(folder: Path, manifest: Manifest) -> None:
@@ -160,6 +170,11 @@ def take_back(folder: Path, manifest: Manifest) -> None:
             return
         except IndexBusyError:
             continue
+
+
+def _require_own(file: Path) -> None:
+    with suppress(FileNotFoundError):  # A version that nobody needs, cleaned up meanwhile.
+        require_no_bases(read_regular(file, LARGEST_VERSION), file)
 
 
 def _is_torn(file: Path) -> bool:
