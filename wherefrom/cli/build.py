@@ -283,7 +283,7 @@ def build(
         found = estimate(model, corpus, index, **given)
         tell_estimate(index, found, as_json=as_json, quiet=quiet)
         return
-    if resume and not quiet:
+    if resume and not (overwrite or quiet):
         tell_of_going_on(index)
     started = time.perf_counter()
     try:
