@@ -64,9 +64,9 @@ from wherefrom.store import (
     state,
     write_atomically,
 )
-from wherefrom.store.directory import TABLE_DIRECTORY
-from wherefrom.store.lance import drop_table
-from wherefrom.store.versions import discard_torn
+from wherefrom.store.directory import TABLE_DIRECTORY, TABLE_NAME
+from wherefrom.store.lance import drop_table, take_back
+from wherefrom.store.location import Database
 
 __all__ = ["IndexBuilder"]
 
@@ -325,7 +325,7 @@ class IndexBuilder:
             )
             work.write(COMMITTED, Committed(table_version=table.sync(), rows=0))
             return table
-        discard_torn(folder / TABLE_DIRECTORY, committed.table_version)
+        take_back(Database(os.fspath(folder)), TABLE_NAME, committed.table_version)
         try:
             return DocumentTable.resume(folder, workshop.layout, committed.table_version)
         except IntegrityError:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wherefrom.errors import CorpusError, IntegrityError, WherefromError
 from wherefrom.gradients.examples import documents_at_once
@@ -31,12 +32,14 @@ from wherefrom.maintenance.arrivals import Arrivals, examples, texts
 from wherefrom.maintenance.changes import (
     Change,
     Contents,
+    Leaving,
     changed_corpus,
     content_digest,
+    readable,
     rows_at,
     sources_gone,
 )
-from wherefrom.maintenance.drift import baseline, compare, followed, since_build
+from wherefrom.maintenance.drift import baseline, compare, followed, since_build, without
 from wherefrom.maintenance.remeasure import current_background
 from wherefrom.maintenance.writer import Writer
 from wherefrom.query.asker import Asker
@@ -107,40 +110,34 @@ class Appending:
         if arrivals.source is None and not len(replaced):
             work.remove()
             return self._unchanged(writer, arrivals)
-        removed = Contents()
-        for rows in rows_at(published, replaced):
-            removed.add(rows)
-        gone = sources_gone(published, replaced)
-        notes: tuple[str, ...] = ()
-        if arrivals.source is not None:
-            table, notes = self._encode(writer, work, arrivals, arrivals.source)
-        else:
+        leaving = Leaving.read(published, replaced)
+        removed, gone = leaving.contents, sources_gone(published, replaced)
+        if arrivals.source is None:
             writer.require_some_left(len(replaced))
-            table = DocumentTable.open(writer.folder, manifest, write=True)
-        arrived = 0 if arrivals.source is None else len(arrivals.source)
-        if len(table) != manifest.store.rows + arrived:
-            raise IntegrityError(
-                f"{table.path} holds {len(table):,} rows, not {manifest.store.rows:,} and "
-                f"{arrived:,} new ones; fetch the index from its backup"
-            )
+        goes_on = _left_plan(work) is not None
+        try:
+            table, new = self._appended(writer, work, arrivals)
+        except IntegrityError:
+            if not goes_on:
+                raise
+            # What the interrupted append left is damaged, and nothing but time is lost with it.
+            _forget(work)
+            table, new = self._appended(writer, work, arrivals)
         table.delete(replaced)
-        first = manifest.store.rows - len(replaced)
-        added, norms, tokens = Contents(), [np.empty(0)], [np.empty(0, np.int32)]
-        for rows in rows_at(table, np.arange(first, len(table))):
-            added.add(rows)
-            norms.append(rows.norms)
-            tokens.append(rows.tokens)
+        added, notes = new.contents, new.notes
         record, drift = manifest.drift, None
         if manifest.curvature.whitened and manifest.curvature.kind != "identity":
             record = record or _baseline(published)
         if record is not None:
-            drift = compare(record, np.concatenate(norms), np.concatenate(tokens))
+            record = without(record, leaving.ordinals, leaving.norms, leaving.tokens)
+            drift = compare(record, new.norms, new.tokens)
             record = followed(record, drift)
             told = [one.warning for one in (drift, since_build(record)) if one and one.warning]
             notes = (*notes, *told[:1])
-        background = current_background(
+        background, unmeasured = current_background(
             manifest.background, table, self.asker, manifest.curvature.seed
         )
+        notes = (*notes, *unmeasured)
         scan = manifest.scan
         if added.documents:
             scan = ScanCopy.extend(scan, table, writer.scan_folder, number=writer.generation)
@@ -207,6 +204,32 @@ class Appending:
             metadata_columns=self.metadata_columns,
         )
 
+    def _appended(
+        self, writer: Writer, work: Work, arrivals: Arrivals
+    ) -> tuple[DocumentTable, _New]:
+        """The table with the rows of all new documents, each of which is read once more.
+
+        Raises:
+            IntegrityError: Work that an interrupted append left is damaged.
+        """
+        held, notes, arrived = writer.manifest.store.rows, tuple[str, ...](), 0
+        if arrivals.source is None:
+            table = DocumentTable.open(writer.folder, writer.manifest, write=True)
+        else:
+            arrived = len(arrivals.source)
+            table, notes = self._encode(writer, work, arrivals, arrivals.source)
+        if len(table) != held + arrived:
+            raise IntegrityError(
+                f"{table.path} holds {len(table):,} rows, not {held:,} and {arrived:,} new ones; "
+                "give the same command again"
+            )
+        contents, norms, tokens = Contents(), [np.empty(0)], [np.empty(0, np.int32)]
+        for rows in rows_at(table, np.arange(held, len(table))):
+            contents.add(rows)
+            norms.append(rows.norms)
+            tokens.append(rows.tokens)
+        return table, _New(contents, np.concatenate(norms), np.concatenate(tokens), notes)
+
     def _encode(
         self, writer: Writer, work: Work, arrivals: Arrivals, source: Source
     ) -> tuple[DocumentTable, tuple[str, ...]]:
@@ -253,8 +276,7 @@ class Appending:
                 plan = plan.model_copy(update={"threads": self.threads})
                 work.write(PLAN, plan)
             return plan
-        for name in (PLAN, *_PARTS):
-            work.forget(name)
+        _forget(work)
         wanted = _BATCH_OF_TENSORS if tensors else _BATCH_OF_TEXTS
         plan = Plan(
             identity=identity,
@@ -292,6 +314,22 @@ class Appending:
         return plan
 
 
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The new rows: what they are, their norms and scored tokens, and what to warn of."""
+
+    contents: Contents
+    norms: NDArray[np.float64]
+    tokens: NDArray[np.int32]
+    notes: tuple[str, ...]
+
+
+def _forget(work: Work) -> None:
+    """Remove what an append made, but not the documents that it read."""
+    for name in (PLAN, *_PARTS):
+        work.forget(name)
+
+
 def _left_plan(work: Work) -> Plan | None:
     """The plan that an interrupted append left; work that cannot be read is not gone on with."""
     try:
@@ -304,8 +342,12 @@ def _left_plan(work: Work) -> Plan | None:
 
 def _baseline(table: DocumentTable) -> DriftRecord | None:
     """What documents are compared with: those of the build, for the first that are appended."""
-    norms, tokens = [], []
-    for rows in table.batches(_ROWS_AT_ONCE):
-        norms.append(rows.norms)
-        tokens.append(rows.tokens)
-    return baseline(np.concatenate(norms), np.concatenate(tokens))
+    norms, tokens = [np.empty(0)], [np.empty(0, np.int32)]
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        some = np.arange(start, min(start + _ROWS_AT_ONCE, len(table)))
+        for rows in readable(table, some):
+            if not isinstance(rows, int):  # A damaged row, which others have no need of.
+                norms.append(rows.norms)
+                tokens.append(rows.tokens)
+    record = baseline(np.concatenate(norms), np.concatenate(tokens))
+    return None if record is None else record.model_copy(update={"built": len(table)})

@@ -17,9 +17,10 @@ from wherefrom.store.manifest_parts import MAX_SKIPPED_LISTED
 __all__ = [
     "Change",
     "Contents",
+    "Leaving",
     "changed_corpus",
     "content_digest",
-    "contents_leaving",
+    "readable",
     "rows_at",
     "sources_gone",
 ]
@@ -143,30 +144,64 @@ def rows_at(table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[Store
         yield table.rows(ordinals[start : start + _ROWS_AT_ONCE])
 
 
-def contents_leaving(
-    table: DocumentTable, ordinals: NDArray[np.int64]
-) -> tuple[Contents, tuple[str, ...]]:
-    """Documents that are to be deleted, and the ids of those whose rows are damaged.
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Documents that are to be deleted.
+
+    Attributes:
+        contents: What they are.
+        damaged: Ids of those whose rows are damaged, of which no more is known.
+        ordinals: Where the others stand, [n].
+        norms: Their norms, [n].
+        tokens: Their scored tokens, [n].
+    """
+
+    contents: Contents
+    damaged: tuple[str, ...]
+    ordinals: NDArray[np.int64]
+    norms: NDArray[np.float64]
+    tokens: NDArray[np.int32]
+
+    @classmethod
+    def read(cls, table: DocumentTable, ordinals: NDArray[np.int64]) -> Leaving:
+        """Look at documents of a table once more.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        contents, damaged = Contents(), list[str]()
+        found, norms, tokens = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int32)]
+        for start in range(0, len(ordinals), _ROWS_AT_ONCE):
+            some = ordinals[start : start + _ROWS_AT_ONCE]
+            for one in readable(table, some):
+                if isinstance(one, int):
+                    (doc_id,) = table.facts.doc_ids([one])
+                    contents.add_damaged(doc_id)
+                    damaged.append(doc_id)
+                else:
+                    contents.add(one)
+                    found.append(one.ordinals)
+                    norms.append(one.norms)
+                    tokens.append(one.tokens)
+        columns = (np.concatenate(found), np.concatenate(norms), np.concatenate(tokens))
+        return cls(contents, tuple(damaged), *columns)
+
+
+def readable(table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[StoredRows | int]:
+    """Some documents; of those whose rows are damaged, the ordinals.
 
     Raises:
         StorageError: The disk refuses.
     """
-    leaving, damaged = Contents(), list[str]()
-    for start in range(0, len(ordinals), _ROWS_AT_ONCE):
-        some = ordinals[start : start + _ROWS_AT_ONCE]
-        try:
-            leaving.add(table.rows(some))
-            continue
-        except IntegrityError:
-            pass  # One of them, which its own row tells.
-        for ordinal in some:
-            try:
-                leaving.add(table.rows([ordinal]))
-            except IntegrityError:
-                (doc_id,) = table.facts.doc_ids([ordinal])
-                leaving.add_damaged(doc_id)
-                damaged.append(doc_id)
-    return leaving, tuple(damaged)
+    try:
+        yield table.rows(ordinals)
+    except IntegrityError:
+        if len(ordinals) == 1:
+            yield int(ordinals[0])
+            return
+        middle = len(ordinals) // 2
+        yield from readable(table, ordinals[:middle])
+        yield from readable(table, ordinals[middle:])
 
 
 def sources_gone(table: DocumentTable, removed: NDArray[np.int64]) -> int:

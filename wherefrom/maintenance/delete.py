@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from wherefrom.errors import QueryError
+from wherefrom.errors import IntegrityError, QueryError
 from wherefrom.maintenance.changes import (
     Change,
     Contents,
+    Leaving,
     changed_corpus,
     content_digest,
-    contents_leaving,
+    rows_at,
     sources_gone,
 )
+from wherefrom.maintenance.drift import without
 from wherefrom.maintenance.rewriting import rewrite
 from wherefrom.maintenance.writer import Writer
 from wherefrom.query.background import is_current
-from wherefrom.store import ChangeKind, DocumentTable, Manifest, Where
+from wherefrom.store import ChangeKind, CorpusRecord, DocumentTable, Manifest, Where
 
 if TYPE_CHECKING:
     from wherefrom.query.asker import Asker
@@ -57,41 +59,28 @@ def delete(
         swept = writer.sweep()
         table = DocumentTable.open(writer.folder, writer.manifest, write=True)
         notes = (*writer.left_beside(), *_kept_gradients(writer.manifest)) if purge else ()
-        if purge and swept and doc_ids and _was_purged(writer.manifest, table, doc_ids):
+        found, missing = _asked_for(table, doc_ids, where)
+        if purge and swept and not len(found) and _was_purged(writer.manifest):
             ended = (
                 "the index holds none of these documents; its last change was a purge, which seems "
                 "to have been interrupted: the files that were left over have been removed now"
             )
             return Change(writer.manifest.generation, len(table), warnings=(ended, *notes))
-        missing: tuple[str, ...] = ()
-        if where is not None:
-            found = table.facts.where(where)
-            if not len(found) and not missing_ok:
-                raise QueryError(
-                    "no document passes the filter, so nothing would be deleted; ask with it what "
-                    "there is, or say --missing-ok (missing_ok=True)"
-                )
-        else:
-            found, missing = named_documents(table, doc_ids or ())
-            if missing and not missing_ok:
-                others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-                raise QueryError(
-                    f"the index holds no document {missing[0]!r}{others}; give ids as hits show "
-                    "them, or say --missing-ok (missing_ok=True)"
-                )
+        if not missing_ok:
+            _require_found(found, missing, where)
         writer.require_some_left(len(found))
         if not len(found) and not purge:
             return Change(writer.manifest.generation, len(table), missing=missing)
-        removed, damaged = contents_leaving(table, found)
-        if damaged:
-            notes = (
-                *notes,
-                f"the row of document {damaged[0]!r} was damaged ({len(damaged)} such in all): its "
-                "tokens stay counted; append it again from where it is whole",
-            )
+        leaving = Leaving.read(table, found)
+        removed, drift = leaving.contents, writer.manifest.drift
+        if drift is not None:
+            drift = without(drift, leaving.ordinals, leaving.norms, leaving.tokens)
         corpus = changed_corpus(
             writer.manifest.corpus, removed, Contents(), parents=-sources_gone(table, found)
         )
+        if leaving.damaged:
+            corpus, note = _recounted(table, found, corpus, leaving.damaged)
+            notes = (*notes, note)
         table.delete(found)
         background = None
         if asker is None:
@@ -99,9 +88,10 @@ def delete(
         else:
             from wherefrom.maintenance.remeasure import current_background  # Loads torch.
 
-            background = current_background(
+            background, told = current_background(
                 writer.manifest.background, table, asker, writer.manifest.curvature.seed
             )
+            notes = (*notes, *told)
         if purge:
             store, scan = rewrite(writer, table)
         else:
@@ -115,6 +105,7 @@ def delete(
             corpus,
             removed=removed.documents,
             content_sha256=content_digest(removed, Contents()),
+            baseline=drift,
             background=background,
             warnings=notes,
         )
@@ -191,8 +182,51 @@ def _require_ids(given: object) -> None:
         raise QueryError(f"doc_ids={given!r:.80} is not allowed; give a list of ids, as ['17']")
 
 
-def _was_purged(manifest: Manifest, table: DocumentTable, doc_ids: Sequence[str]) -> bool:
-    """Whether the last change was a purge, and left none of these documents."""
-    if not manifest.history or manifest.history[-1].kind != "purge":
-        return False
-    return not len(named_documents(table, doc_ids)[0])
+def _asked_for(
+    table: DocumentTable, doc_ids: Sequence[str] | None, where: Where | None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Ordinals of what is to be deleted, and ids that are not there."""
+    if where is not None:
+        return table.facts.where(where), ()
+    return named_documents(table, doc_ids or ())
+
+
+def _require_found(found: NDArray[np.int64], missing: tuple[str, ...], where: Where | None) -> None:
+    """Refuse what names nothing, or something that is not there.
+
+    Raises:
+        QueryError: It does.
+    """
+    if where is not None and not len(found):
+        raise QueryError(
+            "no document passes the filter, so nothing would be deleted; ask with it what there "
+            "is, or say --missing-ok (missing_ok=True)"
+        )
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise QueryError(
+            f"the index holds no document {missing[0]!r}{others}; give ids as hits show them, or "
+            "say --missing-ok (missing_ok=True)"
+        )
+
+
+def _recounted(
+    table: DocumentTable,
+    leaving: NDArray[np.int64],
+    corpus: CorpusRecord,
+    damaged: tuple[str, ...],
+) -> tuple[CorpusRecord, str]:
+    """The record of the corpus with its tokens counted anew, and what to say of damaged rows."""
+    note = f"the row of document {damaged[0]!r} was damaged ({len(damaged)} such in all)"
+    remaining = np.setdiff1d(np.arange(len(table)), leaving)
+    try:
+        tokens = sum(int(rows.tokens.sum()) for rows in rows_at(table, remaining))
+    except IntegrityError as error:
+        return corpus, f"{note}; how many tokens are left could not be counted: {error}"
+    corpus = corpus.model_copy(update={"tokens": tokens})
+    return corpus, f"{note}; append it again from where it is whole"
+
+
+def _was_purged(manifest: Manifest) -> bool:
+    """Whether the last change was a purge."""
+    return bool(manifest.history) and manifest.history[-1].kind == "purge"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from wherefrom.store import DriftRecord
 
-__all__ = ["LARGEST", "Drift", "baseline", "compare", "followed", "since_build"]
+__all__ = ["LARGEST", "Drift", "baseline", "compare", "followed", "since_build", "without"]
 
 LARGEST = 1.5
 """Energy, or its inverse, from which on appended documents are warned of."""
@@ -79,6 +79,7 @@ def baseline(norms: NDArray[np.float64], tokens: NDArray[np.integer[Any]]) -> Dr
         intercept=intercept,
         slope=slope,
         spread=math.sqrt(float(np.mean(remains**2))),
+        built=len(norms),
     )
 
 
@@ -92,13 +93,8 @@ def compare(
         norms: Whitened norms of documents, [n].
         tokens: Their scored tokens, [n].
     """
-    known = norms > 0
-    count = int(known.sum())
-    if not count:
-        return None
-    length = np.log(np.maximum(tokens[known], 1).astype(np.float64))
-    off = float(np.mean(2 * np.log(norms[known]) - record.intercept - record.slope * length))
-    return _drift(record, off, count)
+    off = _distances(record, norms, tokens)
+    return _drift(record, float(np.mean(off)), len(off)) if len(off) else None
 
 
 def followed(record: DriftRecord, drift: Drift | None) -> DriftRecord:
@@ -110,9 +106,42 @@ def followed(record: DriftRecord, drift: Drift | None) -> DriftRecord:
     return record.model_copy(update={"appended": appended, "offset": total / appended})
 
 
+def without(
+    record: DriftRecord,
+    ordinals: NDArray[np.int64],
+    norms: NDArray[np.float64],
+    tokens: NDArray[np.integer[Any]],
+) -> DriftRecord:
+    """The record after documents are deleted: what is gone is warned of no more.
+
+    Args:
+        record: Before.
+        ordinals: Where the documents stood, [n].
+        norms: Their whitened norms, [n].
+        tokens: Their scored tokens, [n].
+    """
+    later = ordinals >= record.built
+    gone = _distances(record, norms[later], tokens[later])
+    left = max(0, record.appended - len(gone))
+    total = record.appended * record.offset - float(gone.sum())
+    built = record.built - int((~later).sum())
+    offset = total / left if left else 0.0
+    return record.model_copy(update={"built": built, "appended": left, "offset": offset})
+
+
 def since_build(record: DriftRecord) -> Drift | None:
     """All that was appended since the build, against the line; ``None`` for nothing."""
     return _drift(record, record.offset, record.appended) if record.appended else None
+
+
+def _distances(
+    record: DriftRecord, norms: NDArray[np.float64], tokens: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """Of the logarithms of energies from the line, for documents that have any."""
+    known = norms > 0
+    length = np.log(np.maximum(tokens[known], 1).astype(np.float64))
+    off: NDArray[np.float64] = 2 * np.log(norms[known]) - record.intercept - record.slope * length
+    return off
 
 
 def _drift(record: DriftRecord, off: float, count: int) -> Drift:

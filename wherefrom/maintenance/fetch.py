@@ -44,7 +44,8 @@ def fetch(
         IntegrityError: An object is missing or damaged.
         StorageError: The store or the disk refuses.
     """
-    place, target = Location(url), Location(path).directory
+    # By a link, what it leads to; as a build does.
+    place, target = Location(url), Path(os.path.realpath(Location(path).directory))
     remote = place.objects
     if state(target) not in ("absent", "empty") or os.path.ismount(target):
         raise IndexExistsError(f"{target} exists already; choose another path")
@@ -68,9 +69,10 @@ def fetch(
         manifest.write(unfinished)
         fsync_tree(unfinished)
         with storage_errors(target):
-            if target.is_dir() and (target / LOCK_FILE).exists():
-                with writer_lock(target):  # Of a writer that is no more, or it is busy.
-                    pass
+            if target.is_dir():
+                with writer_lock(target):  # Unless somebody builds there just now.
+                    for left in target.glob(".*.tmp"):  # By a build that was killed at once.
+                        left.unlink()
             os.replace(unfinished, target)
             (target / LOCK_FILE).unlink()  # The lock moved with its folder.
             fsync_directory(target.absolute().parent)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from wherefrom.encoding.persistence import ENCODER_FILE
 from wherefrom.errors import MissingExtraError, WherefromError
-from wherefrom.maintenance.writer import is_made_by_writers
+from wherefrom.maintenance.writer import is_left_behind, is_made_by_writers
 from wherefrom.records import Progress
 from wherefrom.store import (
     SCAN_DIRECTORY,
@@ -39,9 +39,11 @@ from wherefrom.store import (
 )
 from wherefrom.store.directory import BUILD_FILE, MANIFEST_FILE
 from wherefrom.store.facts import Facts
+from wherefrom.store.lance import unreadable_versions
+from wherefrom.store.location import Database
 from wherefrom.store.lock import LOCK_FILE
 from wherefrom.store.segments import scan_columns
-from wherefrom.store.versions import HINT, hint, torn_versions
+from wherefrom.store.versions import HINT, hint
 
 __all__ = [
     "MOST_NAMED",
@@ -153,10 +155,12 @@ class Inspection:
             for name in names
             if (top := name.partition("/")[0]) in folders or is_made_by_writers(top)
         ]
-        history = self.manifest.history
-        if earlier and history and history[-1].kind == "purge":
-            detail = f"and {len(earlier) - 1} more files are left of what was purged"
-            self._found("file", earlier[0], detail, PURGE, rebuildable=True)
+        history, purged = self.manifest.history, list[str]()
+        if history and history[-1].kind == "purge":
+            purged = [name for name in earlier if is_left_behind(name, self.manifest)]
+        if purged:
+            detail = f"and {len(purged) - 1} more files are left of what was purged"
+            self._found("file", purged[0], detail, PURGE, rebuildable=True)
         elif earlier:
             self.notes.append(
                 f"{len(earlier):,} files of earlier states or interrupted changes are there, of "
@@ -232,7 +236,10 @@ class Inspection:
     def _check_versions(self) -> None:
         """What the power, failing in a change, left of the table's newest version."""
         try:
-            torn = torn_versions(self.path / self._table, self.manifest.store.table_version)
+            store = self.manifest.store
+            torn = unreadable_versions(
+                Database(os.fspath(self.path)), store.table, store.table_version
+            )[:1]
         except WherefromError as error:
             self._found("documents", self._table, cause(error), RESTORE)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wherefrom.errors import IntegrityError, ModelError
 from wherefrom.indexer.background import background, encoded_queries
 from wherefrom.indexer.choice import QUERY_POSITIONS
 from wherefrom.query.asker import Asker
@@ -30,11 +31,12 @@ class _Numbered:
 
 def current_background(
     record: BackgroundRecord | None, table: DocumentTable, asker: Asker, seed: int
-) -> BackgroundRecord | None:
+) -> tuple[BackgroundRecord | None, tuple[str, ...]]:
     """The background of an index as it is now: what is recorded, while it holds, or a new one.
 
     A new one takes a pass over all stored vectors. As it is due when there are a quarter more
-    documents, all passes together read a few times what the index holds in the end.
+    documents, all passes together read a few times what the index holds in the end. No change fails
+    for it: where it cannot be measured, answers do not say whether hits stand out.
 
     Args:
         record: What was measured last.
@@ -42,12 +44,11 @@ def current_background(
         asker: The index's model and encoder.
         seed: Of the sample.
 
-    Raises:
-        ModelError: The model fails on a document.
-        IntegrityError: A row differs from its digest.
+    Returns:
+        The background, and what to warn of.
     """
     if record is not None and is_current(record, len(table)):
-        return record
+        return record, ()
 
     def encode(asked: NDArray[np.bool_]) -> NDArray[np.float64]:
         examples = examples_of(asker.extractor, table.rows(np.flatnonzero(asked)))
@@ -55,4 +56,11 @@ def current_background(
         batches = (shortened.batch(np.array([i])) for i in range(int(asked.sum())))
         return encoded_queries(asker.extractor, asker.encoder, batches)
 
-    return background(_Numbered(len(table)), encode, table, seed)
+    try:
+        return background(_Numbered(len(table)), encode, table, seed), ()
+    except (IntegrityError, ModelError) as error:
+        note = (
+            f"whether hits stand out from chance could not be measured again ({error}); answers "
+            "do not say it until an append can"
+        )
+        return record, (note,)

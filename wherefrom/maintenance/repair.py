@@ -52,7 +52,8 @@ def repaired(
     made: list[str] = []
     with Writer.of(folder) as writer:
         made += [f"{name} (removed: a change that was cut short)" for name in writer.discarded]
-        if "file" in wanted and writer.sweep():
+        if "file" in wanted:
+            writer.sweep(keep_work=True)
             made.append("what a purge had left was removed")
         hints = [p for p in problems if p.where.endswith(HINT)]
         torn = [p for p in problems if p.where in writer.discarded]

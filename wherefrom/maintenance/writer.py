@@ -35,11 +35,11 @@ from wherefrom.store import (
 )
 from wherefrom.store.directory import MANIFEST_FILE, Beside, beside
 from wherefrom.store.durable import fsync_directory
-from wherefrom.store.location import lineage
+from wherefrom.store.lance import take_back
+from wherefrom.store.location import Database, lineage
 from wherefrom.store.lock import LOCK_FILE, writer_lock
-from wherefrom.store.versions import discard_torn
 
-__all__ = ["Writer", "is_made_by_writers"]
+__all__ = ["Writer", "is_left_behind", "is_made_by_writers"]
 
 _TABLE = re.compile(r"documents(-[0-9]+)?\.lance")
 _DELETED = re.compile(r"deleted-[0-9a-f]+\.npy")
@@ -61,8 +61,9 @@ class Writer:
         self.folder = folder
         self.manifest = manifest
         table = f"{manifest.store.table}.lance"
-        torn = discard_torn(folder / table, manifest.store.table_version)
-        self.discarded = tuple(f"{table}/{name}" for name in torn)
+        database, store = Database(os.fspath(folder)), manifest.store
+        removed = take_back(database, store.table, store.table_version)
+        self.discarded = tuple(f"{table}/{name}" for name in removed)
 
     @classmethod
     @contextmanager
@@ -249,6 +250,22 @@ class Writer:
                 f"that would delete all {removed} documents of {self.folder}; remove the folder "
                 "instead, or delete fewer"
             )
+
+
+def is_left_behind(name: str, manifest: Manifest) -> bool:
+    """Whether an unnamed file of an index is of a state before ``manifest``'s, by its path.
+
+    What an interrupted change has made since is not: its numbers are higher, or it lies in the work
+    folder or in the table.
+    """
+    top, _, rest = name.partition("/")
+    if top == SCAN_DIRECTORY:
+        segment = rest.partition("/")[0]
+        return segment.isdecimal() and int(segment) < manifest.generation
+    if table := _TABLE.fullmatch(top):
+        number = int((table.group(1) or "-0")[1:])
+        return top != f"{manifest.store.table}.lance" and number < manifest.generation
+    return top in _ACCELERATORS or _DELETED.fullmatch(top) is not None
 
 
 def is_made_by_writers(name: str) -> bool:

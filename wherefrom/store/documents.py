@@ -26,6 +26,7 @@ from wherefrom.store.lance import (
     at_version,
     clean_table,
     connect,
+    open_published,
     open_table,
     table_errors,
     table_files,
@@ -37,7 +38,6 @@ from wherefrom.store.manifest import Manifest
 from wherefrom.store.manifest_parts import ColumnType, InputRecord
 from wherefrom.store.rows import StoredRows
 from wherefrom.store.state_parts import StoreRecord
-from wherefrom.store.versions import take_back
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,9 +169,10 @@ class DocumentTable:
         database = location.database(manifest)
         place = database.table(recorded.table)
         layout = TableLayout(manifest.metadata, encoder.dimension, encoder.bits, manifest.inputs)
-        if not (write or location.remote):
-            take_back(folder, manifest)
-        table = open_table(database, recorded.table, recorded.table_version)
+        if write or location.remote:
+            table = open_table(database, recorded.table, recorded.table_version)
+        else:
+            table = open_published(folder, manifest)
         with table_errors(place):
             rows, names = table.count_rows(), table.schema.names
         if rows != recorded.rows or names != layout.schema.names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +12,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from wherefrom.errors import IntegrityError, StorageError
+from wherefrom.errors import IndexBusyError, IntegrityError, StorageError
 from wherefrom.store.boundary import require_no_bases
 from wherefrom.store.digests import file_sha256
-from wherefrom.store.durable import fsync_tree, storage_errors
+from wherefrom.store.durable import (
+    fsync_directory,
+    fsync_tree,
+    storage_errors,
+    write_bytes_atomically,
+)
 from wherefrom.store.location import Database, Location
+from wherefrom.store.lock import writer_lock
+from wherefrom.store.manifest import Manifest
 from wherefrom.store.remote import remote_errors
 from wherefrom.store.versions import (
     HINT,
     VERSION_FILE,
+    hint,
+    later_versions,
     require_own_data,
     require_own_versions,
     version_name,
@@ -34,12 +44,16 @@ __all__ = [
     "clean_table",
     "connect",
     "drop_table",
+    "open_published",
     "open_table",
     "table_errors",
     "table_files",
+    "take_back",
+    "unreadable_versions",
 ]
 
 _VERSIONS = "_versions"
+_ATTEMPTS, _PAUSE = 50, 0.1
 
 
 def connect(database: Database) -> DBConnection:
@@ -65,6 +79,44 @@ def open_table(database: Database, name: str, version: int | None) -> LanceTable
         if version is not None:
             table.checkout(version)
     return table
+
+
+def open_published(folder: Path, manifest: Manifest) -> LanceTable:
+    """The table of an index on disk, to be read; what bars the way to it is taken back.
+
+    Args:
+        folder: The index.
+        manifest: Its manifest, as a reader knows it.
+
+    Raises:
+        IntegrityError: It cannot be read, or what bars the way may not be removed by this user.
+        StorageError: The disk refuses.
+    """
+    database, store = Database(os.fspath(folder)), manifest.store
+    try:
+        return open_table(database, store.table, store.table_version)
+    except IntegrityError as error:
+        barred = unreadable_versions(database, store.table, store.table_version)
+        if not barred:
+            raise
+        cause = error
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE if attempt else 0)
+        try:
+            with writer_lock(folder):
+                # Meanwhile another change may have been published.
+                now = Manifest.read(folder).store
+                take_back(database, now.table, now.table_version)
+                break
+        except IndexBusyError:  # Another reader may be at it.
+            continue
+        except StorageError as refusal:
+            raise IntegrityError(
+                f"{barred[0]} was left by a change that was cut short, and Lance reads nothing "
+                "beside it; what was published is whole: open the index once, or run 'wherefrom "
+                f"verify INDEX --repair', as a user who may write to its folder ({refusal})"
+            ) from cause
+    return open_table(database, store.table, store.table_version)
 
 
 def at_version(database: Database, name: str, version: int | None) -> LanceTable:
@@ -109,6 +161,57 @@ def table_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise IntegrityError(
             f"{path} cannot be read ({cause}); restore the index from a copy or build it again"
         ) from error
+
+
+def unreadable_versions(database: Database, name: str, after: int) -> list[Path]:
+    """Versions later than ``after`` that bar the way to a table, the newest first.
+
+    Lance syncs nothing. What it wrote is durable when we have synced the table; the version of a
+    commit that the power failed in may be there by name and hold nothing. Lance reads the newest
+    version first, whichever is asked for, so that one bars the way to all others.
+
+    Args:
+        database: A directory.
+        name: Of the table.
+        after: The last version that counts.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    later = later_versions(Path(database.uri, f"{name}.lance"), after)
+    try:
+        if later:
+            open_table(database, name, None)
+    except IntegrityError:
+        return later
+    return []
+
+
+def take_back(database: Database, name: str, after: int) -> list[str]:
+    """Remove versions that bar the way to a table, as databases do with what a crash left.
+
+    Only for the holder of the index's lock.
+
+    Args:
+        database: A directory.
+        name: Of the table.
+        after: The last version that counts.
+
+    Returns:
+        The files, within the table.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    table, removed = Path(database.uri, f"{name}.lance"), list[str]()
+    while later := unreadable_versions(database, name, after):
+        with storage_errors(table):
+            later[0].unlink()
+            fsync_directory(later[0].parent)
+        removed.append(later[0].relative_to(table).as_posix())
+    if removed and (newest := hint(table)) is not None and (table / HINT).exists():
+        write_bytes_atomically(table / HINT, newest)
+    return removed
 
 
 def drop_table(path: Path) -> None:

@@ -119,7 +119,8 @@ class DriftRecord(Record):
         intercept: At one token.
         slope: For each unit of the logarithm of the scored tokens.
         spread: Standard deviation of what remains.
-        appended: Documents appended since that have any energy.
+        built: Documents of the build that are there still; they come first in the index.
+        appended: Documents appended since that are there still and have any energy.
         offset: Their mean distance from the line.
     """
 
@@ -127,5 +128,6 @@ class DriftRecord(Record):
     intercept: float
     slope: float
     spread: float
+    built: Count
     appended: Count = 0
     offset: float = 0.0
