@@ -215,3 +215,20 @@ def test_where_many_are_gone_the_background_is_measured_again_or_not_told(tmp_pa
         assert again.query(**question).certificate.background is None
         again.append((x[300:310], y[300:310]))
         assert again.query(**question).certificate.background is not None
+
+
+def test_what_was_deleted_is_warned_of_no_more(tmp_path: Path) -> None:
+    model, x, y = trained()
+    index = wf.build(model, (x[:200], y[:200]), tmp_path / "i", encoder="none", device="cpu")
+    others = torch.randn(40, 8, generator=torch.Generator().manual_seed(3)) * 8
+    with pytest.warns(UserWarning, match="of another kind"):
+        index.append((others, torch.arange(40) % 3))
+    index.delete(index.doc_ids()[:5])
+    record = index.manifest.drift
+    assert record is not None
+    assert (record.built, record.appended) == (195, 40)
+    index.delete(index.doc_ids()[195:])
+    record = index.manifest.drift
+    assert record is not None
+    assert (record.built, record.appended, record.offset) == (195, 0, 0.0)
+    assert index.append((x[300:310], y[300:310])).warnings == ()

@@ -222,3 +222,101 @@ def test_what_a_purge_left_when_it_was_interrupted_is_named(
 def test_ids_that_are_not_there_are_told(path: Path) -> None:
     change = delete(path, [IDS[1], "nobody", "no one"], missing_ok=True)
     assert (change.removed, change.missing) == (1, ("nobody", "no one"))
+
+
+class Killed(BaseException):
+    pass
+
+
+def begun(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append that was killed when some of its documents were committed."""
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase.startswith("encoding") and done > 6:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wherefrom.maintenance.append.encode_shard_size", lambda dimension: 3)
+        patch.setattr("wherefrom.indexer.committing._COMMIT_BYTES", 1)
+        with pytest.raises(Killed):
+            opened(path).append(POOL[14:24], progress=stop)
+
+
+def test_what_an_append_has_done_is_not_taken_for_what_a_purge_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete(path, [IDS[2]], purge=True)
+    begun(path, monkeypatch)
+    found = wf.verify(path, digests_only=True, repair=True)
+    assert (found.ok, found.repaired) == (True, ())
+    assert (path / "work" / "committed.json").exists()
+
+
+def test_a_purge_by_filter_that_was_interrupted_can_be_given_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps: list[Writer] = []
+
+    def interrupted(writer: Writer, **given: Any) -> bool:
+        sweeps.append(writer)
+        if len(sweeps) == 2:
+            raise Killed
+        return sweep(writer, **given)
+
+    sweep, gone = Writer.sweep, {"party": "Whig"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "sweep", interrupted)
+        with pytest.raises(Killed):
+            delete(path, where=gone, purge=True)
+    assert "seems to have been interrupted" in delete(path, where=gone, purge=True).warnings[0]
+    with pytest.raises(QueryError, match="no document passes"):
+        delete(path, where=gone, purge=True)
+
+
+def test_a_row_that_is_damaged_costs_no_append(path: Path) -> None:
+    stored = next((path / "documents.lance" / "data").glob("*.lance"))
+    data = bytearray(stored.read_bytes())
+    data[data.index(POOL[5].text.encode())] ^= 1
+    stored.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        change = opened(path).append(POOL[14:36])
+        assert change.added == 22
+        assert any("could not be measured again" in note for note in change.warnings)
+        tokens = Manifest.read(path).corpus.tokens
+        assert opened(path).delete([IDS[5]]).removed == 1
+        assert opened(path).append([POOL[5]]).added == 1
+    assert Manifest.read(path).corpus.tokens == tokens
+
+
+@pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
+def test_an_append_whose_rows_are_damaged_begins_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    other = Path(shutil.copytree(path, tmp_path / "other.index"))
+    before = set((path / "documents.lance").glob(part))
+    begun(path, monkeypatch)
+    made = min(set((path / "documents.lance").glob(part)) - before)
+    data = bytearray(made.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 64] = bytes(64)
+    made.write_bytes(data)
+    assert contents(path) == contents(other)
+    opened(path).append(POOL[14:24])
+    opened(other).append(POOL[14:24])
+    assert contents(path) == contents(other)
+
+
+def test_no_bit_of_what_was_never_published_bars_what_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = contents(path)
+    begun(path, monkeypatch)
+    newest = min((path / "documents.lance" / "_versions").glob("*.manifest"))
+    kept = newest.read_bytes()
+    for place in range(0, 8 * len(kept), 8 * len(kept) // 40):
+        data = bytearray(kept)
+        data[place // 8] ^= 1 << place % 8
+        newest.write_bytes(data)
+        assert contents(path) == whole, place
+        assert delete(path, ["nobody"], missing_ok=True).removed == 0
+        newest.write_bytes(kept)

@@ -73,10 +73,11 @@ def append(
     warning tells when the new documents are of another kind than the curvature knows.
     """
     from wherefrom.cli.changing import interruptible, tell_change
-    from wherefrom.cli.execution import is_another_rank
+    from wherefrom.cli.execution import is_another_rank, tell_of_rank
     from wherefrom.cli.progress import progress_bars
 
     if is_another_rank():  # One rank appends; the others would find the index busy.
+        tell_of_rank()
         return
     started = time.perf_counter()
     with interruptible(index, "run the same command again to go on"):

@@ -17,6 +17,7 @@ from wherefrom.cli.execution import (
     is_another_rank,
     left_at,
     tell_of_going_on,
+    tell_of_rank,
 )
 from wherefrom.records import SCORE_CONTRACT
 
@@ -251,6 +252,8 @@ def build(
             from wherefrom.indexer.executors.torchrun import serve
 
             serve()
+        else:
+            tell_of_rank()
         return
     given: dict[str, Any] = {
         "base_model": base_model,

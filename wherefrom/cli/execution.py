@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["EXECUTORS", "execution_options", "is_another_rank", "left_at", "tell_of_going_on"]
+__all__ = [
+    "EXECUTORS",
+    "execution_options",
+    "is_another_rank",
+    "left_at",
+    "tell_of_going_on",
+    "tell_of_rank",
+]
 
 EXECUTORS = ("serial", "processes", "ray", "torchrun")
 """``wherefrom.indexer.executors.EXECUTORS``, which takes torch to import."""
@@ -78,6 +85,12 @@ def is_another_rank() -> bool:
     from wherefrom.indexer.executors.torchrun import is_follower
 
     return is_follower()
+
+
+def tell_of_rank() -> None:
+    """Say why this process does nothing."""
+    rank = os.environ["RANK"]
+    click.echo(f"wherefrom: rank {rank} of this job (RANK) leaves it to rank 0", err=True)
 
 
 def tell_of_going_on(index: Path) -> None:

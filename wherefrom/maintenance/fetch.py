@@ -51,6 +51,8 @@ def fetch(
         raise IndexExistsError(f"{target} exists already; choose another path")
     manifest = Manifest.read(place)
     unfinished = beside(target, "fetched")
+    if unfinished.is_symlink():
+        raise IndexExistsError(f"{unfinished} is a link and in the way; remove it")
     with storage_errors(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
     with writer_lock(unfinished):

@@ -102,7 +102,7 @@ def publish(
         known: Mapping[str, str] = {}
         if former is not None and not replace:
             known = _required_predecessor(place, former, manifest)
-        named = _named(former) if prune and former is not None else None
+        named = _named(former) if prune else None
         upload = _Upload(folder, manifest, remote, known, named, progress)
         upload.run()
         data = manifest.to_bytes()
@@ -295,8 +295,10 @@ def published_parts(manifest: Manifest) -> list[Part]:
     return parts
 
 
-def _named(former: Stored) -> set[str]:
-    """The objects of the state that is published; none where its manifest is damaged."""
+def _named(former: Stored | None) -> set[str]:
+    """The objects of the state that is published; none where there is none, or a damaged one."""
+    if former is None:
+        return set()
     try:
         published = Manifest.parse(former.data, MANIFEST_FILE)
     except WherefromError:
