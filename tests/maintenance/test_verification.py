@@ -419,3 +419,15 @@ def test_a_writer_at_work_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPat
 def test_damage_is_told_of_a_state_that_stays(path: Path) -> None:
     flipped(path, "encoder.safetensors")
     assert [one.kind for one in wf.verify(path, digests_only=True).problems] == ["encoder"]
+
+
+def test_nothing_is_encoded_again_where_too_many_rows_are_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all of them are known then, and the model is not to blame for one that is not."""
+    for module in ("inspection", "verification"):
+        monkeypatch.setattr(f"wherefrom.maintenance.{module}.MOST_NAMED", 1)
+    shutil.rmtree(path / "documents.lance" / "data")
+    found = wf.verify(path, sample=5)
+    assert "no document was encoded again: too many rows are damaged" in found.notes
+    assert not [problem for problem in found.problems if problem.kind == "model"]

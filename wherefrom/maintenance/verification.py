@@ -15,7 +15,7 @@ from wherefrom.encoding.persistence import ENCODER_FILE
 from wherefrom.errors import IndexBusyError, ModelError, QueryError, WherefromError
 from wherefrom.gradients.models import ModelSource
 from wherefrom.gradients.objectives import Objective
-from wherefrom.maintenance.inspection import RESTORE, Inspection, Problem, cause
+from wherefrom.maintenance.inspection import MOST_NAMED, RESTORE, Inspection, Problem, cause
 from wherefrom.maintenance.reencoding import TOLERANCES, Reencoded, reencode
 from wherefrom.maintenance.repair import repaired
 from wherefrom.query.asker import Asker, load_asker
@@ -177,6 +177,9 @@ class _Again:
             return None
         if any(problem.kind == "encoder" for problem in found.problems):
             found.notes.append("no document was encoded again: the encoder is damaged")
+            return None
+        if len(found.damaged) >= MOST_NAMED:
+            found.notes.append("no document was encoded again: too many rows are damaged")
             return None
         ordinals = drawn(
             self.sample, np.setdiff1d(np.arange(len(found.table)), found.damaged), self.seed
