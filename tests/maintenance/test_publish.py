@@ -633,3 +633,28 @@ def test_places_that_hold_no_index_are_one_line(path: Path, url: str, tmp_path: 
     (tmp_path / "left" / "writer.lock").touch()
     fetch(url, tmp_path / "left")
     assert contents(tmp_path / "left") == contents(path)
+
+
+def test_a_first_publication_that_was_killed_bars_nobody_who_prunes(
+    path: Path, later: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: RemoteFolder, name: str, *given: Any) -> None:
+        if name == "manifest.json":
+            raise Killed
+        write(folder, name, *given)
+
+    write = RemoteFolder.write
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "write", killed)
+        with pytest.raises(Killed):
+            publish(later, url)
+    with opened(path) as index:
+        index.delete([DOCUMENTS[5].doc_id])
+        index.delete([DOCUMENTS[6].doc_id])
+    with pytest.raises(IntegrityError, match="or say --prune if nobody else publishes"):
+        publish(path, url)
+    publish(path, url, prune=True)
+    assert contents(url) == contents(path)
