@@ -33,6 +33,7 @@ from wherefrom.maintenance.changes import (
     Change,
     Contents,
     Leaving,
+    Unreadable,
     changed_corpus,
     content_digest,
     readable,
@@ -346,7 +347,7 @@ def _baseline(table: DocumentTable) -> DriftRecord | None:
     for start in range(0, len(table), _ROWS_AT_ONCE):
         some = np.arange(start, min(start + _ROWS_AT_ONCE, len(table)))
         for rows in readable(table, some):
-            if not isinstance(rows, int):  # A damaged row, which others have no need of.
+            if not isinstance(rows, Unreadable):  # A damaged row, which others have no need of.
                 norms.append(rows.norms)
                 tokens.append(rows.tokens)
     record = baseline(np.concatenate(norms), np.concatenate(tokens))

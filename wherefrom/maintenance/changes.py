@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from wherefrom.errors import IntegrityError
+from wherefrom.errors import IntegrityError, WherefromError
 from wherefrom.maintenance.drift import Drift
 from wherefrom.store import CorpusRecord, DocumentTable, StoredRows
 from wherefrom.store.manifest_parts import MAX_SKIPPED_LISTED
@@ -18,6 +18,7 @@ __all__ = [
     "Change",
     "Contents",
     "Leaving",
+    "Unreadable",
     "changed_corpus",
     "content_digest",
     "readable",
@@ -174,8 +175,8 @@ class Leaving:
         for start in range(0, len(ordinals), _ROWS_AT_ONCE):
             some = ordinals[start : start + _ROWS_AT_ONCE]
             for one in readable(table, some):
-                if isinstance(one, int):
-                    (doc_id,) = table.facts.doc_ids([one])
+                if isinstance(one, Unreadable):
+                    (doc_id,) = table.facts.doc_ids([one.ordinal])
                     contents.add_damaged(doc_id)
                     damaged.append(doc_id)
                 else:
@@ -187,21 +188,37 @@ class Leaving:
         return cls(contents, tuple(damaged), *columns)
 
 
-def readable(table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[StoredRows | int]:
-    """Some documents; of those whose rows are damaged, the ordinals.
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that cannot be read, by the ordinal of its document, and why."""
 
-    Raises:
-        StorageError: The disk refuses.
+    ordinal: int
+    error: WherefromError
+
+
+def readable(
+    table: DocumentTable,
+    ordinals: NDArray[np.int64],
+    failing: type[WherefromError] = IntegrityError,
+) -> Iterator[StoredRows | Unreadable]:
+    """Documents in order, as many at once as there are between two that cannot be read.
+
+    Args:
+        table: The documents.
+        ordinals: Which.
+        failing: What is told of a row and not raised.
     """
     try:
-        yield table.rows(ordinals)
-    except IntegrityError:
+        rows = table.rows(ordinals)
+    except failing as error:
         if len(ordinals) == 1:
-            yield int(ordinals[0])
+            yield Unreadable(int(ordinals[0]), error)
             return
         middle = len(ordinals) // 2
-        yield from readable(table, ordinals[:middle])
-        yield from readable(table, ordinals[middle:])
+        yield from readable(table, ordinals[:middle], failing)
+        yield from readable(table, ordinals[middle:], failing)
+        return
+    yield rows
 
 
 def sources_gone(table: DocumentTable, removed: NDArray[np.int64]) -> int:

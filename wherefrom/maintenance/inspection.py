@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from wherefrom.encoding.persistence import ENCODER_FILE
 from wherefrom.errors import MissingExtraError, WherefromError
+from wherefrom.maintenance.changes import Unreadable, readable
 from wherefrom.maintenance.writer import is_left_behind, is_made_by_writers
 from wherefrom.records import Progress
 from wherefrom.store import (
@@ -277,21 +278,15 @@ class Inspection:
         self._progress("checking the documents", len(table), len(table))
 
     def _readable(self, table: DocumentTable, ordinals: NDArray[np.int64]) -> Iterator[StoredRows]:
-        if len(self.damaged) >= MOST_NAMED:
-            return
-        try:
-            rows = table.rows(ordinals)
-        except WherefromError as error:
-            if len(ordinals) > 1:
-                middle = len(ordinals) // 2
-                yield from self._readable(table, ordinals[:middle])
-                yield from self._readable(table, ordinals[middle:])
-                return
-            self.damaged.append(int(ordinals[0]))
-            name = self._name(table, int(ordinals[0]))
-            self._found("row", name, cause(error), f"{RESTORE}; or delete it and append it again")
-            return
-        yield rows
+        for rows in readable(table, ordinals, WherefromError):
+            if isinstance(rows, Unreadable):
+                self.damaged.append(rows.ordinal)
+                remedy = f"{RESTORE}; or delete it and append it again"
+                self._found("row", self._name(table, rows.ordinal), cause(rows.error), remedy)
+                if len(self.damaged) >= MOST_NAMED:
+                    return
+            else:
+                yield rows
 
     def _name(self, table: DocumentTable, ordinal: int) -> str:
         """A document by its id, where the facts are whole."""
