@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from lancedb.table import LanceTable
 
 import wherefrom as wf
 from damage import damages
 from small_models import mlp
-from wherefrom.errors import WherefromError
+from wherefrom.errors import IntegrityError, WherefromError
 
 PHASES = (
     "fitting the curvature, pass 1",
@@ -86,3 +87,17 @@ def test_damaged_work_is_named_or_changes_nothing(tmp_path: Path, phase: str) ->
         shutil.rmtree(again)
     assert len(errors) >= 3
     assert not [error for error in errors if "\n" in error]
+
+
+@pytest.mark.usefixtures("shards")
+def test_rows_that_lance_no_longer_counts_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bit of its files, and a table ends earlier: no index without those documents."""
+    left = tmp_path / "left"
+    with pytest.raises(Stop):
+        build(left, progress=stop_at("writing the index"))
+    monkeypatch.setattr(LanceTable, "count_rows", lambda table, *_: DOCUMENTS - 4)
+    with pytest.raises(IntegrityError, match=r"ends with row 55 where row 59 is due"):
+        build(left)
+    assert not (left / "manifest.json").exists()
